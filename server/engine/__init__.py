@@ -1,0 +1,1 @@
+"""Admission, pair cache, scheduling and the device worker: pairs and tokens, no protocols."""

@@ -1,0 +1,1 @@
+"""Checkpoints: load, tokenise, score. Everything that knows a tensor lives here."""

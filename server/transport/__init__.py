@@ -1,0 +1,1 @@
+"""Wire to domain and back: every protocol that the server speaks."""
