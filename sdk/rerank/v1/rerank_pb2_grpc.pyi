@@ -28,10 +28,11 @@ class RerankServiceStub:
 
     Metadata that a client may send with any call:
       x-request-id   up to 128 characters of [A-Za-z0-9._-]; made up by the server when absent
-    Metadata that the server sends first with every answer:
+    Metadata that the server sends with every answer, initial with a good one and trailing
+    with a failed one (so that a failed call can be retried by gRPC itself):
       x-request-id   the id under which the server logged the call
       x-served-by    the name of the server that answered
-    Trailing metadata of a failed call:
+    Further trailing metadata of a failed call:
       rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
       grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt
     """
@@ -64,10 +65,11 @@ class RerankServiceAsyncStub:
 
     Metadata that a client may send with any call:
       x-request-id   up to 128 characters of [A-Za-z0-9._-]; made up by the server when absent
-    Metadata that the server sends first with every answer:
+    Metadata that the server sends with every answer, initial with a good one and trailing
+    with a failed one (so that a failed call can be retried by gRPC itself):
       x-request-id   the id under which the server logged the call
       x-served-by    the name of the server that answered
-    Trailing metadata of a failed call:
+    Further trailing metadata of a failed call:
       rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
       grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt
     """
@@ -99,10 +101,11 @@ class RerankServiceServicer(metaclass=abc.ABCMeta):
 
     Metadata that a client may send with any call:
       x-request-id   up to 128 characters of [A-Za-z0-9._-]; made up by the server when absent
-    Metadata that the server sends first with every answer:
+    Metadata that the server sends with every answer, initial with a good one and trailing
+    with a failed one (so that a failed call can be retried by gRPC itself):
       x-request-id   the id under which the server logged the call
       x-served-by    the name of the server that answered
-    Trailing metadata of a failed call:
+    Further trailing metadata of a failed call:
       rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
       grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt
     """

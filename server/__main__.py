@@ -1,0 +1,46 @@
+"""`python -m server`: serve, or one of the commands that prepare models."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from server.config import read_settings
+from server.errors import ConfigurationError
+
+__all__ = ["main"]
+
+EXIT_CONFIGURATION = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the process's exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command = _COMMANDS.get(arguments[0]) if arguments else None
+    try:
+        return _serve(arguments) if command is None else command(arguments[1:])
+    except ConfigurationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(arguments: Sequence[str]) -> int:
+    settings = read_settings(arguments)
+    # Imported only now: --help and a wrong option answer at once.
+    from server.app import run
+    from server.ops.logging import configure_logging
+
+    configure_logging(settings.log_level, settings.log_format)
+    return run(settings)
+
+
+def _materialise(arguments: Sequence[str]) -> int:
+    from server.models.commands import materialise_command
+
+    return materialise_command(arguments)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"materialise": _materialise}
+
+if __name__ == "__main__":
+    sys.exit(main())

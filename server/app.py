@@ -1,0 +1,159 @@
+"""The life of a server: load, warm up, serve, drain, stop."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+
+import grpc.aio
+import structlog
+
+from server.config import Settings
+from server.engine.engine import Engine, EngineOptions
+from server.engine.warmup import warm_up
+from server.models.base import Model
+from server.models.loading import load_model
+from server.ops.health import HEALTH_SERVICE, RERANK_SERVICE, Health
+from server.ops.metrics import EngineMetrics
+from server.reranker import Limits, Reranker
+from server.transport.call import CallLog
+from server.transport.grpc_server import (
+    add_rerank_service,
+    bind,
+    build_grpc_server,
+    enable_reflection,
+    require_free_port,
+)
+from server.transport.grpc_service import RerankService
+
+__all__ = ["EXIT_DEVICE_LOST", "run"]
+
+EXIT_FORCED = 1
+EXIT_DEVICE_LOST = 70
+WATCHDOG_INTERVAL_S = 0.5
+# What is left open when the last call has been answered (health watches, idle streams) needs no more.
+FAREWELL_S = 0.5
+
+_log = structlog.get_logger("rerank.server")
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal says stop; returns the process's exit status.
+
+    Raises:
+        ConfigurationError: the server can't start with these settings.
+    """
+    require_free_port(settings)
+    started_s = time.monotonic()
+    _log.info("loading", model=settings.model, device=settings.device)
+    model = load_model(settings)
+    warm = warm_up(model, settings.token_budget or None)
+    _log.info(
+        "model ready",
+        model=model.info.model_id,
+        execution=model.info.execution,
+        max_tokens=model.info.max_tokens,
+        token_budget=warm.token_budget,
+        tokens_per_second=round(warm.tokens_per_second),
+        seconds=round(time.monotonic() - started_s, 1),
+    )
+    options = EngineOptions(
+        token_budget=warm.token_budget,
+        initial_tokens_per_second=warm.tokens_per_second,
+        max_queued_tokens=settings.max_queued_tokens,
+        cache_bytes=settings.pair_cache_mib * 1024 * 1024,
+        first_come_first_served=settings.scheduling == "fifo",
+    )
+    return asyncio.run(Server(settings, model, options).serve())
+
+
+class Server:
+    """One gRPC server on one port with one engine."""
+
+    def __init__(self, settings: Settings, model: Model, options: EngineOptions) -> None:
+        self._settings = settings
+        self._model = model
+        self._health = Health()
+        self._metrics = EngineMetrics()
+        self._engine = Engine(model, options, observer=self._metrics, on_lost=self._device_lost)
+        self._metrics.watch(self._engine)
+        self._reranker = Reranker(self._engine, model.info, _limits(settings))
+        self._calls = CallLog(log_each=settings.log_requests)
+        self._stop = asyncio.Event()
+        self._exit_status = 0
+
+    async def serve(self) -> int:
+        """From the first call to the last; returns the process's exit status."""
+        server = build_grpc_server(self._settings)
+        port = bind(server, self._settings)
+        name = self._settings.server_name or f"{socket.gethostname()}:{port}"
+        add_rerank_service(server, RerankService(self._reranker, self._calls, name, self._settings))
+        self._health.attach(server)
+        if self._settings.reflection:
+            enable_reflection(server, RERANK_SERVICE, HEALTH_SERVICE)
+        if self._settings.metrics_port:
+            self._metrics.serve(self._settings.metrics_port)
+        await self._engine.start()
+        self._listen_to_signals()
+        await server.start()
+        await self._health.set(serving=True)
+        _log.info("serving", host=self._settings.host, port=port, name=name)
+        watchdog = asyncio.create_task(self._watch_device())
+        await self._stop.wait()
+        watchdog.cancel()
+        await self._drain(server)
+        return self._exit_status
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        """NOT_SERVING, answer for a while, take nothing new, finish what was accepted, stop."""
+        await self._health.set(serving=False)
+        if self._exit_status == 0:
+            _log.info("draining", delay_s=self._settings.drain_delay_s, grace_s=self._settings.drain_grace_s)
+            # Balancers need a moment to notice; calls that still arrive are answered.
+            await asyncio.sleep(self._settings.drain_delay_s)
+        self._reranker.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._calls.idle.wait(), self._settings.drain_grace_s)
+        unfinished = self._calls.in_progress
+        await server.stop(FAREWELL_S)
+        await self._engine.stop()
+        self._model.close()
+        _log.info("stopped", unfinished_calls=unfinished)
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            _log.warning("second signal: stopping at once")
+            os._exit(EXIT_FORCED)
+        self._stop.set()
+
+    def _device_lost(self, reason: str) -> None:
+        _log.error("device lost; exiting so that a supervisor can restart the server", reason=reason)
+        self._exit_status = EXIT_DEVICE_LOST
+        self._stop.set()
+
+    async def _watch_device(self) -> None:
+        """Notice a batch that never ends. Its thread can't be stopped, only the process can."""
+        limit_s = self._settings.stuck_after_s
+        while limit_s > 0:
+            await asyncio.sleep(min(WATCHDOG_INTERVAL_S, limit_s / 4))
+            busy_s = self._engine.busy_for_s()
+            if busy_s > limit_s:
+                await self._health.set(serving=False)
+                _log.error("stuck: one batch exceeds --stuck-after; exiting", seconds=round(busy_s, 1))
+                os._exit(EXIT_DEVICE_LOST)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_documents=settings.max_documents,
+        max_query_bytes=settings.max_query_kib * 1024,
+        max_request_bytes=settings.max_request_bytes,
+        max_windows_per_document=settings.max_windows_per_document,
+    )

@@ -1,0 +1,255 @@
+"""Every option of the server, validated once.
+
+One frozen object. Each field is a command-line option and an environment
+variable: `drain_delay_s` is `--drain-delay` and `RERANK_DRAIN_DELAY` (seconds
+are the unit of every duration on the command line). The command line wins over
+the environment, the environment over the default.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from server import __version__
+from server.errors import ConfigurationError
+
+__all__ = ["DEFAULT_MODEL", "Settings", "SimulatedModelSettings", "read_settings"]
+
+DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
+ENVIRONMENT_PREFIX = "RERANK_"
+MIB = 1024 * 1024
+
+_EPILOGUE = f"""\
+Every option is also an environment variable: --token-budget is {ENVIRONMENT_PREFIX}TOKEN_BUDGET.
+
+examples:
+  python -m server --port 50051 --device cuda:0
+  python -m server --device cpu --model ms-marco-MiniLM-L-12-v2      a small model, no download
+  python -m server --model ./my-checkpoint --max-tokens 1024
+  python -m server --model simulated --simulated-tokens-per-second 20000
+"""
+
+
+def _option(group: str, default: Any, help_text: str, **constraints: Any) -> Any:
+    """Declare one option: the group under which `--help` shows it, and what it says there."""
+    return Field(default=default, description=help_text, json_schema_extra={"group": group}, **constraints)
+
+
+class SimulatedModelSettings(BaseModel):
+    """How the `simulated` model behaves."""
+
+    model_config = ConfigDict(frozen=True)
+    tokens_per_second: float
+    startup_s: float
+    max_tokens: int
+
+
+class Settings(BaseSettings):
+    """The server's configuration; frozen, and valid once it exists."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    host: str = _option("serving", "0.0.0.0", "address to listen on; use :: for IPv6 as well")
+    port: int = _option("serving", 50051, "port of the gRPC server", ge=0, le=65535)
+    server_name: str = _option(
+        "serving", "", "name under which answers and logs mention this server (default: HOST:PORT)"
+    )
+    reflection: bool = _option("serving", True, "serve gRPC reflection, which grpcurl needs")
+    max_connection_age_s: float = _option(
+        "serving", 300, "age at which connections are renewed, so that clients spread anew; 0 never", ge=0
+    )
+    metrics_port: int = _option("serving", 0, "port for Prometheus metrics; 0 serves none", ge=0, le=65535)
+
+    model: str = _option(
+        "model",
+        DEFAULT_MODEL,
+        "hub id, checkpoint folder, ms-marco-MiniLM-L-12-v2 (small, needs no hub) or simulated",
+        min_length=1,
+    )
+    revision: str = _option("model", "", "branch, tag or commit on the hub (default: main)")
+    device: str = _option(
+        "model",
+        "auto",
+        "auto (the first GPU, else the CPU), cpu, cuda or cuda:N",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = _option(
+        "model",
+        "auto",
+        "precision of the weights: auto is float16 or bfloat16 on a GPU and float32 on the CPU",
+    )
+    max_tokens: int = _option(
+        "model", 8192, "most tokens of one pair; lowered to what the model can read", ge=8
+    )
+    threads: int = _option("model", 0, "CPU threads for the model; 0 is one per core", ge=0)
+    trust_remote_code: bool = _option("model", False, "run Python code that comes with the checkpoint")
+
+    token_budget: int = _option(
+        "engine", 0, "tokens of one batch; 0 lets the model choose and tunes it at warm-up on a GPU", ge=0
+    )
+    scheduling: Literal["fair", "fifo"] = _option(
+        "engine", "fair", "fair: who got least goes first; fifo: first come, first served, for comparison"
+    )
+    max_queued_tokens: int = _option(
+        "engine", 4_000_000, "tokens that may wait before requests are refused", ge=1
+    )
+    pair_cache_mib: int = _option(
+        "engine", 128, "memory for scores of pairs that were seen before; 0 switches the cache off", ge=0
+    )
+    stuck_after_s: float = _option(
+        "engine", 120, "one batch longer than this means a dead device: the server exits; 0 never", ge=0
+    )
+
+    max_documents: int = _option("limits", 4096, "documents in one request", ge=1)
+    max_request_mib: int = _option("limits", 16, "size of one request", ge=1, le=1024)
+    max_query_kib: int = _option("limits", 64, "size of one query", ge=1)
+    max_windows_per_document: int = _option(
+        "limits", 64, "windows of one document with TRUNCATION_CHUNK", ge=1
+    )
+    max_stream_queries: int = _option(
+        "limits", 64, "queries of one RerankStream that are worked on at once", ge=1
+    )
+
+    drain_delay_s: float = _option(
+        "lifecycle",
+        5,
+        "after SIGTERM: how long to go on answering while health says NOT_SERVING",
+        ge=0,
+    )
+    drain_grace_s: float = _option(
+        "lifecycle", 60, "then: how long the accepted requests may take to finish", ge=0
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = _option(
+        "logging", "info", "least severe to log"
+    )
+    log_format: Literal["auto", "console", "json"] = _option(
+        "logging", "auto", "auto is console on a terminal and json otherwise"
+    )
+    log_requests: bool = _option("logging", True, "one line for each answered request")
+
+    simulated_tokens_per_second: float = _option(
+        "simulated model", 20_000, "how fast the simulated device is", gt=0
+    )
+    simulated_startup_s: float = _option("simulated model", 0, "how long it takes to load", ge=0)
+
+    @property
+    def max_request_bytes(self) -> int:
+        """Largest accepted request, in bytes."""
+        return self.max_request_mib * MIB
+
+    @property
+    def simulated(self) -> SimulatedModelSettings:
+        """The part that concerns the simulated model."""
+        return SimulatedModelSettings(
+            tokens_per_second=self.simulated_tokens_per_second,
+            startup_s=self.simulated_startup_s,
+            max_tokens=self.max_tokens,
+        )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values only from `read_settings`, which knows the option names that users see."""
+        return (init_settings,)
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Settings:
+    """Read options from the command line, then the environment, then the defaults.
+
+    Raises:
+        ConfigurationError: a value is wrong; the message names the option and the value.
+        SystemExit: `--help`, `--version`, or an unknown option.
+    """
+    environment = os.environ if environment is None else environment
+    given = {
+        name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None
+    }
+    origin = {name: _flag(name) for name in given}
+    for name in Settings.model_fields:
+        variable = _variable(name)
+        if name not in given and environment.get(variable, "") != "":
+            given[name] = environment[variable]
+            origin[name] = variable
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        # A pattern means nothing to a reader; the option's own description does.
+        described = first["type"] == "string_pattern_mismatch"
+        why = f"use {Settings.model_fields[name].description}" if described else _readable(first["msg"])
+        raise ConfigurationError(
+            f"{origin.get(name, _flag(name))}: {given.get(name)!r} is not valid: {why}"
+        ) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Serve a cross-encoder over gRPC: one server per device.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rerank-server {__version__}")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, field in Settings.model_fields.items():
+        group_name = _group(field)
+        group = groups.setdefault(group_name, parser.add_argument_group(group_name))
+        help_text = (field.description or "").replace("%", "%%")
+        if field.annotation is bool:
+            group.add_argument(
+                _flag(name),
+                dest=name,
+                action=argparse.BooleanOptionalAction,
+                default=None,
+                help=f"{help_text} (default: {'yes' if field.default else 'no'})",
+            )
+        else:
+            shown = "" if field.default == "" else f" (default: {field.default})"
+            group.add_argument(
+                _flag(name), dest=name, default=None, metavar=_metavar(field), help=help_text + shown
+            )
+    return parser
+
+
+def _group(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra["group"]) if isinstance(extra, dict) else "other"
+
+
+def _metavar(field: FieldInfo) -> str:
+    choices = getattr(field.annotation, "__args__", None)
+    if choices:
+        return "{" + ",".join(map(str, choices)) + "}"
+    if field.annotation is int:
+        return "N"
+    return "X" if field.annotation is float else "TEXT"
+
+
+def _public_name(name: str) -> str:
+    return name.removesuffix("_s")
+
+
+def _flag(name: str) -> str:
+    return "--" + _public_name(name).replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + _public_name(name).upper()
+
+
+def _readable(message: str) -> str:
+    return message[:1].lower() + message[1:]

@@ -1,0 +1,138 @@
+"""The `simulated` model: deterministic scores at a stated speed, without weights.
+
+Sixty-four "GPUs" run on a laptop with it: fleet tests, chaos tests and capacity
+planning exercise everything of a real server but the arithmetic. Scores follow
+the share of the query's words that the document contains, so rankings look
+sensible; tokens are words.
+"""
+
+import hashlib
+import re
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from server.config import SimulatedModelSettings
+from server.errors import TooLarge
+from server.models.base import (
+    EncodedDocument,
+    EncodedPair,
+    EncodedQuery,
+    Logits,
+    ModelInfo,
+    TokenIds,
+    Windowing,
+)
+
+__all__ = ["SIMULATED_MODEL_ID", "SimulatedModel"]
+
+SIMULATED_MODEL_ID = "simulated"
+DEFAULT_TOKEN_BUDGET = 2048
+SPECIAL_TOKENS = 3
+_CLASSIFY, _SEPARATE = 0, 1
+_WORD = re.compile(r"\w+|[^\w\s]", re.UNICODE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A batch that takes until `ready_at_s`, as if a device were busy with it."""
+
+    logits: Logits
+    ready_at_s: float
+
+    def wait(self) -> Logits:
+        """Sleep for the rest of the simulated computing time."""
+        remaining_s = self.ready_at_s - time.monotonic()
+        if remaining_s > 0:
+            time.sleep(remaining_s)
+        return self.logits
+
+
+class SimulatedModel:
+    """Implements `server.models.base.Model`."""
+
+    def __init__(self, settings: SimulatedModelSettings) -> None:
+        time.sleep(settings.startup_s)
+        self._tokens_per_second = settings.tokens_per_second
+        self._free_at_s = 0.0
+        self.info = ModelInfo(
+            model_id=SIMULATED_MODEL_ID,
+            revision="1",
+            architecture="SimulatedCrossEncoder",
+            execution=f"simulated {settings.tokens_per_second:g} tokens/s",
+            fingerprint=hashlib.blake2b(
+                f"simulated 1 {settings.max_tokens}".encode(), digest_size=16
+            ).hexdigest(),
+            max_tokens=settings.max_tokens,
+            accepts_instruction=False,
+            default_token_budget=DEFAULT_TOKEN_BUDGET,
+        )
+
+    def encode_query(self, query: str, instruction: str = "") -> EncodedQuery:
+        """One token per word; the instruction is not accepted and never arrives here."""
+        ids = [_word_id(match.group()) for match in _WORD.finditer(query)]
+        return EncodedQuery(head=_ids([_CLASSIFY, *ids, _SEPARATE]), tail=_ids([_SEPARATE]))
+
+    def encode_documents(
+        self, query: EncodedQuery, documents: Sequence[str], windowing: Windowing
+    ) -> list[EncodedDocument]:
+        """One token per word, in windows like those of a real model."""
+        room = self.info.max_tokens - len(query.head) - len(query.tail)
+        if room < 1:
+            raise TooLarge(
+                "query",
+                "the query",
+                actual=len(query.head) - 2,
+                limit=self.info.max_tokens - SPECIAL_TOKENS - 1,
+                unit="tokens",
+            )
+        window = min(room, windowing.max_document_tokens or room)
+        return [self._encode_document(query, document, window, windowing) for document in documents]
+
+    def _encode_document(
+        self, query: EncodedQuery, document: str, window: int, windowing: Windowing
+    ) -> EncodedDocument:
+        words = [(_word_id(match.group()), *match.span()) for match in _WORD.finditer(document)]
+        stride = max(1, int(window * (1 - windowing.overlap)))
+        pairs, spans, end = [], [], 0
+        for start in range(0, max(1, len(words)), stride):
+            piece = words[start : start + window]
+            end = start + len(piece)
+            ids = np.concatenate([query.head, _ids([word[0] for word in piece]), query.tail])
+            pairs.append(EncodedPair(ids, document_start=len(query.head)))
+            spans.append((piece[0][1], piece[-1][2]) if piece else (0, 0))
+            if end >= len(words) or len(pairs) == windowing.max_windows:
+                break
+        return EncodedDocument(
+            tuple(pairs), truncated=end < len(words), spans=tuple(spans) if windowing.max_windows > 1 else ()
+        )
+
+    def submit(self, pairs: Sequence[EncodedPair]) -> _Done:
+        """Score at once, and be done after the time that a device of this speed would take."""
+        tokens = sum(pair.tokens for pair in pairs)
+        started_s = max(time.monotonic(), self._free_at_s)
+        self._free_at_s = started_s + tokens / self._tokens_per_second
+        return _Done(np.array([_logit(pair) for pair in pairs], dtype=np.float32), self._free_at_s)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _word_id(word: str) -> int:
+    return 2 + zlib.crc32(word.lower().encode("utf-8", "surrogatepass")) % 30_000
+
+
+def _ids(values: list[int]) -> TokenIds:
+    return np.array(values, dtype=np.int32)
+
+
+def _logit(pair: EncodedPair) -> float:
+    query = set(pair.token_ids[1 : pair.document_start - 1].tolist())
+    document = set(pair.token_ids[pair.document_start : -1].tolist())
+    share = len(query & document) / max(1, len(query))
+    # A little of the document itself breaks ties between documents with equal overlap.
+    nuance = zlib.crc32(pair.token_ids.tobytes()) / 2**32
+    return 12.0 * share - 6.0 + 0.5 * nuance

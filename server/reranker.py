@@ -1,0 +1,225 @@
+"""The use case: one query and its documents in, a ranking out.
+
+Validates what the caller sent, asks the engine for logits, and turns them into an
+order and scores. Knows no protocol: every transport calls `Reranker.rerank`.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from server.engine.engine import Engine
+from server.engine.pair_cache import PairScore
+from server.engine.pairs import Failure
+from server.engine.requests import ScoreRequest
+from server.engine.scheduler import Priority
+from server.errors import Draining, InvalidRequest, ModelNotServed, ScoringFailed, TooLarge
+from server.models.base import ModelInfo, Windowing
+
+__all__ = [
+    "Failure",
+    "Limits",
+    "Priority",
+    "RankedDocument",
+    "Ranking",
+    "RerankQuery",
+    "Reranker",
+    "Timings",
+    "Truncation",
+    "Usage",
+    "sigmoid",
+]
+
+
+class Truncation(Enum):
+    """What happens to a pair that is too long for the model."""
+
+    END = "end"
+    """Cut the end of the document, never the query."""
+    ERROR = "error"
+    """Refuse the request."""
+    CHUNK = "chunk"
+    """Score overlapping windows and take the best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one request."""
+
+    max_documents: int
+    max_query_bytes: int
+    max_request_bytes: int
+    max_windows_per_document: int
+
+
+@dataclass(frozen=True, slots=True)
+class RerankQuery:
+    """What a caller asks, whatever the protocol it came by."""
+
+    query: str
+    documents: Sequence[str]
+    top_n: int = 0
+    """0 is all."""
+    raw_scores: bool = False
+    truncation: Truncation = Truncation.END
+    max_tokens_per_document: int = 0
+    model: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    instruction: str = ""
+    deadline_s: float = math.inf
+    """On the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One document's place; `index` is its position in the request."""
+
+    index: int
+    score: float
+    truncated: bool
+    tokens: int
+    span: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request cost."""
+
+    computed_tokens: int
+    computed_pairs: int
+    cached_pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a request's time went, in seconds."""
+
+    queue_s: float
+    tokenise_s: float
+    compute_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The answer, best first."""
+
+    results: Sequence[RankedDocument]
+    usage: Usage
+    timings: Timings
+    failures: Sequence[tuple[int, Failure]] = field(default=())
+    """(position in the request, why) of documents that could not be scored."""
+
+
+class Reranker:
+    """Ranks documents with one engine, within the limits of one server."""
+
+    def __init__(self, engine: Engine, info: ModelInfo, limits: Limits) -> None:
+        self._engine = engine
+        self.info = info
+        """The model that scores."""
+        self.limits = limits
+        """The bounds of one request."""
+        self._draining = False
+
+    def drain(self) -> None:
+        """Take no new queries; those that were accepted go on."""
+        self._draining = True
+
+    async def rerank(self, query: RerankQuery) -> Ranking:
+        """Rank the documents of a query.
+
+        Raises:
+            InvalidRequest, TooLarge, ModelNotServed: the request must change.
+            Overloaded, Draining, NotReady: not now, or not here.
+            DeadlineExceeded: too late.
+            ScoringFailed: the model failed on every document.
+        """
+        started_s = time.monotonic()
+        if self._draining:
+            raise Draining("this server is shutting down; call another one")
+        self._validate(query)
+        scored = await self._engine.score(
+            ScoreRequest(
+                query=query.query,
+                documents=query.documents,
+                windowing=self._windowing(query),
+                instruction=query.instruction,
+                refuse_truncated=query.truncation is Truncation.ERROR,
+                priority=query.priority,
+                deadline_s=query.deadline_s,
+            )
+        )
+        results, failures = _rank(scored.outcomes, top_n=query.top_n, raw_scores=query.raw_scores)
+        if failures and len(failures) == len(query.documents):
+            raise ScoringFailed(
+                f"none of the {len(failures)} documents could be scored: {failures[0][1].reason}"
+            )
+        return Ranking(
+            results=results,
+            failures=failures,
+            usage=Usage(scored.computed_tokens, scored.computed_pairs, scored.cached_pairs),
+            timings=Timings(
+                scored.queue_s, scored.tokenise_s, scored.compute_s, time.monotonic() - started_s
+            ),
+        )
+
+    def _validate(self, query: RerankQuery) -> None:
+        if not query.query.strip():
+            raise InvalidRequest("query", "must not be blank")
+        query_bytes = len(query.query.encode("utf-8", "surrogatepass"))
+        if query_bytes > self.limits.max_query_bytes:
+            raise TooLarge(
+                "query", "the query", actual=query_bytes, limit=self.limits.max_query_bytes, unit="bytes"
+            )
+        if len(query.documents) > self.limits.max_documents:
+            raise TooLarge(
+                "documents",
+                "the request",
+                actual=len(query.documents),
+                limit=self.limits.max_documents,
+                unit="documents",
+            )
+        if query.model and query.model != self.info.model_id:
+            raise ModelNotServed(query.model, self.info.model_id)
+        if query.instruction and not self.info.accepts_instruction:
+            raise InvalidRequest("instruction", f"{self.info.model_id} takes none; leave it empty")
+
+    def _windowing(self, query: RerankQuery) -> Windowing:
+        chunked = query.truncation is Truncation.CHUNK
+        return Windowing(
+            # A bound beyond what the model reads says nothing, and must not split the cache.
+            max_document_tokens=min(query.max_tokens_per_document, self.info.max_tokens),
+            max_windows=self.limits.max_windows_per_document if chunked else 1,
+        )
+
+
+def sigmoid(logit: float) -> float:
+    """1 / (1 + exp(-logit)) in float64, for logits of any size."""
+    if logit >= 0:
+        return 1.0 / (1.0 + math.exp(-logit))
+    grown = math.exp(logit)
+    return grown / (1.0 + grown)
+
+
+def _rank(
+    outcomes: Sequence[PairScore | Failure], *, top_n: int, raw_scores: bool
+) -> tuple[list[RankedDocument], list[tuple[int, Failure]]]:
+    scores = [(index, score) for index, score in enumerate(outcomes) if isinstance(score, PairScore)]
+    failures = [(index, failure) for index, failure in enumerate(outcomes) if isinstance(failure, Failure)]
+    # By the logit, since sigmoids of different logits can round to the same number; sorting is stable,
+    # so ties keep the order of the request.
+    scores.sort(key=lambda item: -item[1].logit)
+    results = [
+        RankedDocument(
+            index=index,
+            score=score.logit if raw_scores else sigmoid(score.logit),
+            truncated=score.truncated,
+            tokens=score.tokens,
+            span=score.span,
+        )
+        for index, score in scores[: top_n or None]
+    ]
+    return results, failures

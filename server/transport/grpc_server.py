@@ -1,0 +1,90 @@
+"""The gRPC server: services, options and the port."""
+
+import socket
+
+import grpc.aio
+from grpc_reflection.v1alpha import reflection
+from rerank.v1 import rerank_pb2_grpc
+
+from server.config import Settings
+from server.errors import ConfigurationError
+from server.transport.grpc_service import RerankService
+
+__all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection", "require_free_port"]
+
+
+def build_grpc_server(settings: Settings) -> grpc.aio.Server:
+    """A server without services or a port; call from the event loop that will run it."""
+    return grpc.aio.server(options=_options(settings))
+
+
+def add_rerank_service(server: grpc.aio.Server, service: RerankService) -> None:
+    """Serve rerank.v1.RerankService."""
+    rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, server)
+
+
+def enable_reflection(server: grpc.aio.Server, *names: str) -> None:
+    """Let grpcurl and others ask what is served."""
+    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+
+
+def bind(server: grpc.aio.Server, settings: Settings) -> int:
+    """Listen; returns the port, which the system chose if 0 was asked for.
+
+    Raises:
+        ConfigurationError: the address is taken or does not exist here.
+    """
+    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        port = server.add_insecure_port(f"{address}:{settings.port}")
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise _cannot_listen(settings, "the address is taken or is not one of this machine")
+    return port
+
+
+def require_free_port(settings: Settings) -> None:
+    """Fail before a model is loaded for nothing; `bind` follows once the model is ready.
+
+    The port stays closed until then, so that a balancer's connection attempt fails
+    at once and goes to another server.
+
+    Raises:
+        ConfigurationError: the address is taken or does not exist here.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise _cannot_listen(settings, error.strerror or str(error)) from None
+
+
+def _cannot_listen(settings: Settings, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"--port {settings.port}: can't listen on {settings.host}:{settings.port}: {why}; "
+        "stop what listens there, or choose another --port or --host"
+    )
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    options = [
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        # A response that echoes its documents is larger than the request.
+        ("grpc.max_send_message_length", 2 * settings.max_request_bytes + 1024 * 1024),
+        # Two servers must never share a port by accident, each taking half of the calls.
+        ("grpc.so_reuseport", 0),
+        # Nginx closes an idle upstream connection on any stray byte, such as a bandwidth probe.
+        ("grpc.http2.bdp_probe", 0),
+        # Clients that keep idle connections alive are welcome, not punished with GOAWAY.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+    if settings.max_connection_age_s > 0:
+        options += [
+            ("grpc.max_connection_age_ms", round(settings.max_connection_age_s * 1000)),
+            ("grpc.max_connection_age_grace_ms", 60_000),
+        ]
+    return options

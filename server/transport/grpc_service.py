@@ -1,0 +1,154 @@
+"""rerank.v1.RerankService over grpc.aio."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import grpc.aio
+import structlog
+from rerank.v1 import rerank_pb2, rerank_pb2_grpc
+
+from server.config import Settings
+from server.errors import InvalidRequest, RerankError
+from server.reranker import Reranker
+from server.transport.call import Call, CallLog
+from server.transport.grpc_errors import Metadata, error_message, rpc_status, status_name
+from server.transport.grpc_messages import model_message, query_from_message, ranking_message
+
+__all__ = ["RerankService"]
+
+Context: TypeAlias = grpc.aio.ServicerContext[object, object]
+
+_log = structlog.get_logger("rerank.grpc")
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One RerankStream call in progress."""
+
+    call: Call
+    context: Context
+    room: asyncio.Semaphore
+    """Queries that may still be read before an answer must be taken."""
+    answers: "asyncio.Queue[rerank_pb2.RerankStreamResponse | None]" = field(default_factory=asyncio.Queue)
+    ids: set[str] = field(default_factory=set)
+    queries: int = 0
+
+    @contextmanager
+    def in_use(self, query_id: str) -> Iterator[None]:
+        """Hold an id while its query is worked on."""
+        if not query_id:
+            raise InvalidRequest("id", "must not be empty")
+        if query_id in self.ids:
+            raise InvalidRequest("id", f"{query_id!r} is in use on this stream; give each query its own")
+        self.queries += 1
+        self.call.notes["queries"] = self.queries
+        self.ids.add(query_id)
+        try:
+            yield
+        finally:
+            self.ids.discard(query_id)
+
+
+class RerankService(rerank_pb2_grpc.RerankServiceServicer):
+    """Reads messages, calls the reranker, writes answers and errors."""
+
+    def __init__(self, reranker: Reranker, calls: CallLog, server_name: str, settings: Settings) -> None:
+        self._reranker = reranker
+        self._calls = calls
+        self._server_name = server_name
+        self._max_stream_queries = settings.max_stream_queries
+
+    async def Rerank(  # noqa: N802, the contract's name
+        self, request: rerank_pb2.RerankRequest, context: Context
+    ) -> rerank_pb2.RerankResponse:
+        """One query, many documents, answered best first."""
+        with self._call("Rerank", context) as call:
+            try:
+                response = await self._answer(request, context.time_remaining(), call)
+                await context.send_initial_metadata(self._identity(call))
+                call.status = "OK"
+                return response
+            except asyncio.CancelledError:
+                # The caller hung up or its deadline passed; grpc.aio must see this.
+                raise
+            except Exception as error:
+                call.status = status_name(error)
+                _note_error(error, call)
+                # Nothing was sent so far: only an answer that is all trailers is retried by gRPC clients.
+                await context.abort_with_status(rpc_status(error, self._identity(call), call.request_id))
+
+    async def RerankStream(  # noqa: N802, the contract's name
+        self, requests: AsyncIterator[rerank_pb2.RerankStreamRequest], context: Context
+    ) -> AsyncIterator[rerank_pb2.RerankStreamResponse]:
+        """Many queries on one call, each answered as soon as it is done."""
+        with self._call("RerankStream", context) as call:
+            await context.send_initial_metadata(self._identity(call))
+            stream = _Stream(call, context, room=asyncio.Semaphore(self._max_stream_queries))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read_stream(requests, stream))
+                while (answer := await stream.answers.get()) is not None:
+                    yield answer
+                    stream.room.release()
+            call.status = "OK"
+
+    async def GetModel(  # noqa: N802, the contract's name
+        self, request: rerank_pb2.GetModelRequest, context: Context
+    ) -> rerank_pb2.GetModelResponse:
+        """What is served, and within which limits."""
+        with self._call("GetModel", context) as call:
+            await context.send_initial_metadata(self._identity(call))
+            call.status = "OK"
+            return model_message(self._reranker.info, self._reranker.limits, self._server_name)
+
+    async def _answer(
+        self, request: rerank_pb2.RerankRequest, time_remaining_s: float | None, call: Call
+    ) -> rerank_pb2.RerankResponse:
+        ranking = await self._reranker.rerank(query_from_message(request, time_remaining_s))
+        call.notes["documents"] = len(request.documents)
+        call.notes["computed_tokens"] = ranking.usage.computed_tokens
+        call.notes["cached_pairs"] = ranking.usage.cached_pairs
+        call.notes["queue_milliseconds"] = round(ranking.timings.queue_s * 1000, 1)
+        return ranking_message(request, ranking, self._reranker.info)
+
+    async def _read_stream(
+        self, requests: AsyncIterator[rerank_pb2.RerankStreamRequest], stream: "_Stream"
+    ) -> None:
+        """Start each query as it is read; past the limit stop reading, which slows the sender down."""
+        async with asyncio.TaskGroup() as queries:
+            async for item in requests:
+                await stream.room.acquire()
+                queries.create_task(self._answer_one(item, stream))
+        stream.answers.put_nowait(None)
+
+    async def _answer_one(self, item: rerank_pb2.RerankStreamRequest, stream: "_Stream") -> None:
+        answer = rerank_pb2.RerankStreamResponse(id=item.id)
+        try:
+            with stream.in_use(item.id):
+                query_call = Call(stream.call.request_id, "RerankStream query")
+                response = await self._answer(item.request, stream.context.time_remaining(), query_call)
+            answer.response.CopyFrom(response)
+        except Exception as error:  # one query's error is its own and does not end the stream
+            _note_error(error, stream.call)
+            answer.error.CopyFrom(error_message(error))
+        stream.answers.put_nowait(answer)
+
+    @contextmanager
+    def _call(self, method: str, context: Context) -> Iterator[Call]:
+        offered = dict(context.invocation_metadata() or ()).get("x-request-id")
+        with self._calls.call(method, offered if isinstance(offered, str) else None) as call:
+            yield call
+
+    def _identity(self, call: Call) -> Metadata:
+        return (("x-request-id", call.request_id), ("x-served-by", self._server_name))
+
+
+def _note_error(error: Exception, call: Call) -> None:
+    if isinstance(error, RerankError):
+        call.notes["reason"] = error.reason
+        call.notes["error"] = error.message
+    else:
+        # A bug: the caller learns nothing of our insides, the log all of it.
+        _log.exception("internal error")
