@@ -47,6 +47,8 @@ class SimulatedModelSettings(BaseModel):
     tokens_per_second: float
     startup_s: float
     max_tokens: int
+    memory_tokens: int = 0
+    """Batches above this run out of memory; 0 never."""
 
 
 class Settings(BaseSettings):
@@ -138,6 +140,10 @@ class Settings(BaseSettings):
     )
     simulated_startup_s: float = _option("simulated model", 0, "how long it takes to load", ge=0)
 
+    simulated_memory_tokens: int = _option(
+        "simulated model", 0, "batches above this run out of memory; 0 never", ge=0
+    )
+
     @property
     def max_request_bytes(self) -> int:
         """Largest accepted request, in bytes."""
@@ -150,6 +156,7 @@ class Settings(BaseSettings):
             tokens_per_second=self.simulated_tokens_per_second,
             startup_s=self.simulated_startup_s,
             max_tokens=self.max_tokens,
+            memory_tokens=self.simulated_memory_tokens,
         )
 
     @classmethod

@@ -32,9 +32,11 @@ class Throughput:
 
     def record(self, tokens: int, seconds: float) -> None:
         """One batch of `tokens` kept the device busy for `seconds`."""
-        keep = max(0.0, 1.0 - seconds / self._memory_s)
-        self._tokens = self._tokens * keep + tokens
-        self._seconds = max(self._seconds * keep + seconds, 1e-9)
+        self._tokens += tokens
+        self._seconds += seconds
+        if self._seconds > self._memory_s:
+            self._tokens *= self._memory_s / self._seconds
+            self._seconds = self._memory_s
 
 
 class Admission:

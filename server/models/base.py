@@ -59,7 +59,7 @@ class ModelInfo:
     default_token_budget: int
     """Tokens of one batch, unless configured or tuned at warm-up."""
     overlaps: bool = False
-    """Whether `submit` returns before the device is done, so that the next batch can be assembled meanwhile."""
+    """Whether `submit` returns before the device is done: the next batch can be assembled meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ def load_model(settings: Settings) -> Model:
     """Load the model that the settings name onto their device.
 
     Raises:
-        ConfigurationError: the model or device does not exist or can't be used; the message says which option to change.
+        ConfigurationError: the model or device can't be used; the message says which option to change.
     """
     if settings.model == SIMULATED_MODEL_ID:
         return SimulatedModel(settings.simulated)

@@ -4,9 +4,18 @@ Sixty-four "GPUs" run on a laptop with it: fleet tests, chaos tests and capacity
 planning exercise everything of a real server but the arithmetic. Scores follow
 the share of the query's words that the document contains, so rankings look
 sensible; tokens are words.
+
+It fails on request, too. A document that contains one of these words makes the
+device do what the word says, and batches above `memory_tokens` run out of memory:
+
+    simulate_nan          the pair's logit is NaN
+    simulate_error        every batch that holds the pair raises
+    simulate_stuck        the batch never ends
+    simulate_lost         the device is gone for good
 """
 
 import hashlib
+import math
 import re
 import time
 import zlib
@@ -18,6 +27,8 @@ import numpy as np
 from server.config import SimulatedModelSettings
 from server.errors import TooLarge
 from server.models.base import (
+    DeviceLost,
+    DeviceOutOfMemory,
     EncodedDocument,
     EncodedPair,
     EncodedQuery,
@@ -33,6 +44,9 @@ SIMULATED_MODEL_ID = "simulated"
 DEFAULT_TOKEN_BUDGET = 2048
 SPECIAL_TOKENS = 3
 _CLASSIFY, _SEPARATE = 0, 1
+# Beyond the ids of ordinary words.
+_NAN, _ERROR, _STUCK, _LOST = 40_001, 40_002, 40_003, 40_004
+_FAILURES = {"simulate_nan": _NAN, "simulate_error": _ERROR, "simulate_stuck": _STUCK, "simulate_lost": _LOST}
 _WORD = re.compile(r"\w+|[^\w\s]", re.UNICODE)
 
 
@@ -45,6 +59,8 @@ class _Done:
 
     def wait(self) -> Logits:
         """Sleep for the rest of the simulated computing time."""
+        while self.ready_at_s == math.inf:
+            time.sleep(1.0)
         remaining_s = self.ready_at_s - time.monotonic()
         if remaining_s > 0:
             time.sleep(remaining_s)
@@ -57,6 +73,7 @@ class SimulatedModel:
     def __init__(self, settings: SimulatedModelSettings) -> None:
         time.sleep(settings.startup_s)
         self._tokens_per_second = settings.tokens_per_second
+        self._memory_tokens = settings.memory_tokens or math.inf
         self._free_at_s = 0.0
         self.info = ModelInfo(
             model_id=SIMULATED_MODEL_ID,
@@ -113,15 +130,25 @@ class SimulatedModel:
     def submit(self, pairs: Sequence[EncodedPair]) -> _Done:
         """Score at once, and be done after the time that a device of this speed would take."""
         tokens = sum(pair.tokens for pair in pairs)
+        if tokens > self._memory_tokens:
+            raise DeviceOutOfMemory(f"{tokens} tokens do not fit into {self._memory_tokens}")
+        present = {failure for pair in pairs for failure in _FAILURES.values() if failure in pair.token_ids}
+        if _LOST in present:
+            raise DeviceLost("simulated")
+        if _ERROR in present:
+            raise RuntimeError("simulated")
         started_s = max(time.monotonic(), self._free_at_s)
         self._free_at_s = started_s + tokens / self._tokens_per_second
-        return _Done(np.array([_logit(pair) for pair in pairs], dtype=np.float32), self._free_at_s)
+        ready_at_s = math.inf if _STUCK in present else self._free_at_s
+        return _Done(np.array([_logit(pair) for pair in pairs], dtype=np.float32), ready_at_s)
 
     def close(self) -> None:
         """Nothing to free."""
 
 
 def _word_id(word: str) -> int:
+    if word in _FAILURES:
+        return _FAILURES[word]
     return 2 + zlib.crc32(word.lower().encode("utf-8", "surrogatepass")) % 30_000
 
 
@@ -130,6 +157,8 @@ def _ids(values: list[int]) -> TokenIds:
 
 
 def _logit(pair: EncodedPair) -> float:
+    if _NAN in pair.token_ids:
+        return math.nan
     query = set(pair.token_ids[1 : pair.document_start - 1].tolist())
     document = set(pair.token_ids[pair.document_start : -1].tolist())
     share = len(query & document) / max(1, len(query))
