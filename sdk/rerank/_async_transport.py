@@ -1,0 +1,322 @@
+"""The I/O of AsyncRerankClient: a grpc.aio channel, made on the event loop that first uses it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import grpc
+import grpc.aio
+
+from rerank._errors import RerankError
+from rerank._health import CHECK_METHOD, ServingStatus, encode_request, status_of
+from rerank._hedging import HedgeBudget
+from rerank._plan import Plan, Reply
+from rerank._scatter import Attempt, Scatter
+from rerank._settings import Call, ClientSettings
+from rerank._stream import Answered, Asked, Broke, Event, Outcome, Query, SourceEnded, StreamSession
+from rerank._translate import (
+    Failure,
+    closed_error,
+    ended_early_error,
+    error_of_failure,
+    is_retryable,
+    served_by,
+)
+from rerank._transport import GOODBYE_S
+from rerank.v1 import rerank_pb2 as wire
+from rerank.v1 import rerank_pb2_grpc
+
+__all__ = ["AsyncGrpcTransport", "AsyncTransport"]
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+Queries = Iterable[Query[K, T]] | AsyncIterable[Query[K, T]]
+Events = asyncio.Queue[Event]
+
+
+class AsyncTransport(Protocol):
+    """What AsyncRerankClient needs from below; AsyncFakeRerankClient brings its own."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a channel to close."""
+
+    async def gather(self, plan: Plan[Any], call: Call) -> list[Reply]:
+        """Send a plan's requests; return the answers in their order."""
+
+    def stream(
+        self, session: StreamSession[K, T], queries: Queries[K, T]
+    ) -> AsyncGenerator[Outcome[K, T], None]:
+        """Ask the queries on one stream and yield the outcomes as they come."""
+
+    async def get_model(self, call: Call) -> wire.GetModelResponse:
+        """Describe the model."""
+
+    async def health(self, call: Call) -> ServingStatus:
+        """Ask the server how it is."""
+
+    async def close(self) -> None:
+        """Let go of everything; calls under way fail."""
+
+
+class _Connection:
+    """A channel with its stubs, and the event loop that it belongs to."""
+
+    def __init__(self, settings: ClientSettings, credentials: grpc.ChannelCredentials | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        options = settings.channel_options()
+        self.channel = (
+            grpc.aio.secure_channel(settings.target, credentials, options)
+            if credentials
+            else grpc.aio.insecure_channel(settings.target, options)
+        )
+        # The stub class is the same for both kinds of channel; only its types differ.
+        self.stub: Any = rerank_pb2_grpc.RerankServiceStub(self.channel)
+        self.check: Any = self.channel.unary_unary(CHECK_METHOD)
+
+
+class AsyncGrpcTransport:
+    """Talks to one target over one channel, on one event loop."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._hedging = HedgeBudget(settings.hedge) if settings.hedge else None
+        self._credentials = settings.tls.credentials() if settings.tls else None
+        self._connection: _Connection | None = None
+        self._closed = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a channel to close."""
+        return self._connection is not None
+
+    async def gather(self, plan: Plan[Any], call: Call) -> list[Reply]:
+        """Send a plan's requests, max_in_flight at a time; the first to fail ends the others."""
+        scatter = Scatter(
+            len(plan.requests), max_in_flight=self._settings.max_in_flight, hedging=self._hedging
+        )
+        tasks: dict[Attempt, asyncio.Task[Reply]] = {}
+        ended: asyncio.Queue[Attempt] = asyncio.Queue()
+        replies: dict[int, Reply] = {}
+        try:
+            while not scatter.finished:
+                for attempt in scatter.due(time.monotonic()):
+                    tasks[attempt] = asyncio.create_task(self._send(plan.requests[attempt.position], call))
+                    tasks[attempt].add_done_callback(partial(_put, ended, attempt))
+                ended_attempt = await _next(ended, scatter.wait_s(time.monotonic()))
+                if ended_attempt is None or not scatter.is_running(ended_attempt):
+                    continue
+                try:
+                    replies[ended_attempt.position] = tasks[ended_attempt].result()
+                except RerankError as error:
+                    if scatter.failed(ended_attempt, retryable=is_retryable(error)):
+                        raise plan.locate(ended_attempt.position, error) from None
+                else:
+                    for loser in scatter.succeeded(ended_attempt):
+                        tasks[loser].cancel()
+        finally:
+            # Nobody waits for what is still under way, whatever ended the loop.
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        return [replies[position] for position in range(len(plan.requests))]
+
+    async def stream(
+        self, session: StreamSession[K, T], queries: Queries[K, T]
+    ) -> AsyncGenerator[Outcome[K, T], None]:
+        """Ask the queries on one stream, reopened where it breaks, and yield the outcomes."""
+        events: Events = asyncio.Queue()
+        stream: _Stream | None = None
+        window = asyncio.Semaphore(self._settings.max_in_flight)
+        source = asyncio.create_task(_read_source(queries, events, window))
+        try:
+            while not session.finished:
+                for request in session.due(time.monotonic()):
+                    if stream is None or stream.generation != session.generation:
+                        if stream:
+                            stream.cut()
+                        stream = self._open_stream(session.call, session.generation, events)
+                    stream.send(request)
+                event = await _next(events, session.wait_s(time.monotonic()))
+                for outcome in session.handle(event, time.monotonic()):
+                    window.release()
+                    yield outcome
+            if stream:
+                await stream.finish()
+        finally:
+            source.cancel()
+            if stream:
+                stream.cut()
+
+    async def get_model(self, call: Call) -> wire.GetModelResponse:
+        """Describe the model."""
+        with self._errors(call):
+            response: wire.GetModelResponse = await self._connected(call).stub.GetModel(
+                wire.GetModelRequest(), timeout=call.remaining_s(), metadata=call.metadata
+            )
+            return response
+
+    async def health(self, call: Call) -> ServingStatus:
+        """Ask the server how it is."""
+        with self._errors(call):
+            try:
+                response = await self._connected(call).check(
+                    encode_request(), timeout=call.remaining_s(), metadata=call.metadata
+                )
+            except grpc.aio.AioRpcError as failed:
+                if failed.code() is grpc.StatusCode.NOT_FOUND:
+                    return ServingStatus.SERVICE_UNKNOWN
+                raise
+            return status_of(response)
+
+    async def close(self) -> None:
+        """Close the channel, which cancels every call under way."""
+        self._closed = True
+        if self._connection and not self._connection.loop.is_closed():
+            await self._connection.channel.close()
+        self._connection = None
+
+    async def _send(self, request: wire.RerankRequest, call: Call) -> Reply:
+        with self._errors(call):
+            pending = self._connected(call).stub.Rerank(
+                request, timeout=call.remaining_s(), metadata=call.metadata
+            )
+            response = await pending
+            return Reply(response, served_by(await pending.initial_metadata()))
+
+    def _open_stream(self, call: Call, generation: int, events: Events) -> "_Stream":
+        outgoing: asyncio.Queue[wire.RerankStreamRequest | None] = asyncio.Queue()
+        # No deadline for the stream itself: each of its queries has one.
+        responses = self._connected(call).stub.RerankStream(_drain(outgoing), metadata=call.metadata)
+
+        def explain(failed: BaseException | None) -> RerankError:
+            if isinstance(failed, grpc.aio.AioRpcError):
+                return error_of_failure(Failure.of(failed), self._settings, call)
+            return closed_error(call) if self._closed else ended_early_error(self._settings, call)
+
+        return _Stream(responses, outgoing, generation, events, explain)
+
+    def _connected(self, call: Call) -> _Connection:
+        if self._closed:
+            raise closed_error(call)
+        connection = self._connection
+        if connection and connection.loop is asyncio.get_running_loop():
+            return connection
+        if connection and not connection.loop.is_closed():
+            raise RuntimeError(
+                "this AsyncRerankClient belongs to another event loop that still runs; "
+                "make one client for each loop"
+            )
+        # Either the first call, or the first after asyncio.run() ended the loop before.
+        self._connection = _Connection(self._settings, self._credentials)
+        return self._connection
+
+    @contextlib.contextmanager
+    def _errors(self, call: Call) -> Any:
+        try:
+            yield
+        except grpc.aio.AioRpcError as failed:
+            raise error_of_failure(Failure.of(failed), self._settings, call) from None
+        except asyncio.CancelledError:
+            # Closing the channel cancels calls, and gRPC tells that the way asyncio tells
+            # a task to stop. Only the latter must pass.
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise closed_error(call) from None
+            raise
+        except grpc.aio.UsageError:
+            raise closed_error(call) from None
+
+
+class _Stream:
+    """One RerankStream call: gRPC sends from a queue, a task receives."""
+
+    def __init__(
+        self,
+        responses: Any,
+        outgoing: "asyncio.Queue[wire.RerankStreamRequest | None]",
+        generation: int,
+        events: Events,
+        explain: Callable[[BaseException | None], RerankError],
+    ) -> None:
+        self.generation = generation
+        self._responses = responses
+        self._outgoing = outgoing
+        self._events = events
+        self._explain = explain
+        self._reader = asyncio.create_task(self._read(), name="rerank-stream-reader")
+
+    def send(self, request: wire.RerankStreamRequest) -> None:
+        """Queue a request; gRPC takes it as fast as the server reads."""
+        self._outgoing.put_nowait(request)
+
+    async def finish(self) -> None:
+        """Say that there is no more to come, and let the server end the call."""
+        self._outgoing.put_nowait(None)
+        await asyncio.wait([self._reader], timeout=GOODBYE_S)
+
+    def cut(self) -> None:
+        """End the call now; the server stops working on it."""
+        self._responses.cancel()
+        self._outgoing.put_nowait(None)
+        self._reader.cancel()
+
+    async def _read(self) -> None:
+        failure: BaseException | None = None
+        try:
+            async for response in self._responses:
+                servers = served_by(await self._responses.initial_metadata())
+                self._events.put_nowait(Answered(self.generation, response, servers))
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as failed:
+            failure = failed
+        self._events.put_nowait(Broke(self.generation, self._explain(failure)))
+
+
+async def _read_source(queries: Queries[K, T], events: Events, window: asyncio.Semaphore) -> None:
+    """Read the caller's queries, a window ahead of the answers."""
+    try:
+        async with contextlib.aclosing(_as_async(queries)) as source:
+            await window.acquire()
+            async for query in source:
+                events.put_nowait(Asked(query))
+                await window.acquire()
+    except Exception as error:
+        # Raised again where the caller iterates.
+        events.put_nowait(SourceEnded(error))
+    else:
+        events.put_nowait(SourceEnded())
+
+
+async def _as_async(queries: Queries[K, T]) -> Any:
+    if isinstance(queries, AsyncIterable):
+        async for query in queries:
+            yield query
+    else:
+        for query in queries:
+            yield query
+
+
+async def _drain(outgoing: "asyncio.Queue[wire.RerankStreamRequest | None]") -> Any:
+    while (request := await outgoing.get()) is not None:
+        yield request
+
+
+def _put(ended: "asyncio.Queue[Attempt]", attempt: Attempt, _: object) -> None:
+    ended.put_nowait(attempt)
+
+
+Item = TypeVar("Item")
+
+
+async def _next(items: "asyncio.Queue[Item]", wait_s: float | None) -> Item | None:
+    """Return the next item, or None if there is none in time; what is there already comes first."""
+    with contextlib.suppress(asyncio.QueueEmpty):
+        return items.get_nowait()
+    try:
+        return await asyncio.wait_for(items.get(), wait_s)
+    except TimeoutError:
+        return None

@@ -1,0 +1,292 @@
+"""The book-keeping of rerank_many: many queries on one stream; pure policy.
+
+Both clients drive a StreamSession the same way, until it is `finished`:
+
+    requests = session.due(now)           what to send, on the stream `session.generation`
+    event = wait(session.wait_s(now))     what happened meanwhile, or None
+    outcomes = session.handle(event, now) what to hand to the caller
+
+gRPC does not retry a stream that has begun to answer, so this class does: a stream that
+breaks is opened again for the queries that have no answer yet, and a query that a busy
+server refused is asked again.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from rerank._errors import DeadlineExceededError, RerankError
+from rerank._options import RerankOptions
+from rerank._plan import Plan, Reply, plan
+from rerank._results import Ranking
+from rerank._settings import Call, ClientSettings
+from rerank._translate import error_of_message, is_retryable
+from rerank.v1 import rerank_pb2 as wire
+
+__all__ = ["Answered", "Asked", "Broke", "Outcome", "Query", "SourceEnded", "StreamSession"]
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+# gRPC spreads its own retries by a fifth to either side; so does this.
+JITTER = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Generic[K, T]):
+    """One query of `rerank_many`; `id` is anything that tells the caller which one it was."""
+
+    id: K
+    query: str
+    documents: Sequence[T]
+
+
+Outcome = tuple[K, Ranking[T] | RerankError]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The caller's iterable gave another query."""
+
+    query: Any
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEnded:
+    """The caller's iterable has no more queries, or failed."""
+
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The stream with this generation carried an answer."""
+
+    generation: int
+    response: wire.RerankStreamResponse
+    servers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """The stream with this generation ended; gracefully, if there is no error."""
+
+    generation: int
+    error: RerankError
+
+
+Event = Asked | SourceEnded | Answered | Broke
+
+
+@dataclass(slots=True)
+class _Open(Generic[K, T]):
+    """A query that waits for its answer."""
+
+    id: K
+    plan: Plan[T]
+    expires_at: float
+    replies: dict[int, Reply] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+
+
+Part = tuple[int, int]
+
+
+class StreamSession(Generic[K, T]):
+    """Which queries are out, which are to be sent, and what became of the others."""
+
+    def __init__(
+        self,
+        *,
+        text: Callable[[T], str] | None,
+        options: RerankOptions,
+        settings: ClientSettings,
+        call: Call,
+        spread: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.call = call
+        self.generation = 0
+        self._text = text
+        self._options = options
+        self._settings = settings
+        self._spread = spread
+        self._source_ended = False
+        self._open: dict[int, _Open[K, T]] = {}
+        self._next_number = 0
+        # When each part that is not on the stream may be sent, and which are on it.
+        self._unsent: dict[Part, float] = {}
+        self._sent: set[Part] = set()
+        self._leave_at: float | None = None
+        self._breaks_in_a_row = 0
+        self._answered_here = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether every query that there will be has its outcome."""
+        return self._source_ended and not self._open
+
+    def due(self, now: float) -> list[wire.RerankStreamRequest]:
+        """Return what to send now, on the stream with the current `generation`."""
+        if self._leave_at is not None and self._leave_at <= now:
+            self._resend_all(now)
+        parts = [part for part, at in self._unsent.items() if at <= now]
+        for part in parts:
+            del self._unsent[part]
+            self._sent.add(part)
+        return [
+            wire.RerankStreamRequest(id=f"{number}.{shard}", request=self._open[number].plan.requests[shard])
+            for number, shard in parts
+        ]
+
+    def wait_s(self, now: float) -> float | None:
+        """Return after how long something is due although nothing happened, or None."""
+        times = [*self._unsent.values(), *(query.expires_at for query in self._open.values())]
+        if self._leave_at is not None:
+            times.append(self._leave_at)
+        return max(0.0, min(times) - now) if times else None
+
+    def handle(self, event: Event | None, now: float) -> list[Outcome[K, T]]:
+        """Take what happened, or that nothing did; return the outcomes that are due to the caller.
+
+        Raises the caller's own error if the source of queries failed, and the stream's
+        error if it can't be kept open at all.
+        """
+        match event:
+            case None:
+                return self._expire(now)
+            case Asked(query):
+                return self._ask(query, now)
+            case Answered(generation, response, servers):
+                return self._answer(response, servers, now) if generation == self.generation else []
+            case Broke(generation, error):
+                if generation == self.generation:
+                    self._break(error, now)
+                return []
+            case SourceEnded(error):
+                if error:
+                    raise error
+                self._source_ended = True
+                return []
+
+    def ask_at_once(self, query: Query[K, T], answer: Callable[[Plan[T]], list[Reply]]) -> Outcome[K, T]:
+        """Ask one query where no stream is needed, because `answer` knows the answers."""
+        try:
+            planned = self._plan(query)
+            return query.id, planned.merge(answer(planned), request_id=self.call.request_id)
+        except RerankError as error:
+            return query.id, error
+
+    def _ask(self, query: Query[K, T], now: float) -> list[Outcome[K, T]]:
+        try:
+            planned = self._plan(query)
+        except RerankError as error:
+            return [(query.id, error)]
+        if not planned.requests:
+            return [(query.id, planned.merge([], request_id=self.call.request_id))]
+        number = self._next_number
+        self._next_number += 1
+        self._open[number] = _Open(query.id, planned, now + self.call.timeout_s)
+        for shard in range(len(planned.requests)):
+            self._unsent[number, shard] = now
+        return []
+
+    def _plan(self, query: Query[K, T]) -> Plan[T]:
+        if not isinstance(query, Query):
+            raise TypeError(f"queries: must give rerank.Query objects, not {type(query).__name__}")
+        return plan(
+            query.query,
+            query.documents,
+            text=self._text,
+            options=self._options,
+            limits=self._settings.limits,
+        )
+
+    def _answer(
+        self, response: wire.RerankStreamResponse, servers: tuple[str, ...], now: float
+    ) -> list[Outcome[K, T]]:
+        part = _part(response.id)
+        if part not in self._sent:
+            return []  # too late: the query has expired, or another of its parts failed
+        self._sent.discard(part)
+        self._breaks_in_a_row = 0
+        self._answered_here = True
+        number, shard = part
+        query = self._open[number]
+        if response.WhichOneof("outcome") == "response":
+            query.replies[shard] = Reply(response.response, servers)
+            if len(query.replies) < len(query.plan.requests):
+                return []
+            return [self._close(number, self._merge(query))]
+        error = error_of_message(response.error, self._settings, self.call, servers=servers)
+        if self._try_again(part, error, now):
+            return []
+        return [self._close(number, query.plan.locate(shard, error))]
+
+    def _merge(self, query: _Open[K, T]) -> Ranking[T] | RerankError:
+        replies = [query.replies[shard] for shard in range(len(query.plan.requests))]
+        try:
+            return query.plan.merge(replies, request_id=self.call.request_id)
+        except RerankError as error:
+            return error
+
+    def _try_again(self, part: Part, error: RerankError, now: float) -> bool:
+        query = self._open[part[0]]
+        attempts = query.attempts[part[1]] = query.attempts.get(part[1], 0) + 1
+        if not is_retryable(error) or attempts >= self._settings.retry.max_attempts:
+            return False
+        at = now + max(self._backoff_s(attempts), error.retry_after_s or 0.0)
+        self._unsent[part] = at
+        if error.code is grpc.StatusCode.UNAVAILABLE:
+            # This server is going away; asking it again would only use up the attempts.
+            self._leave_at = at if self._leave_at is None else min(self._leave_at, at)
+        return True
+
+    def _expire(self, now: float) -> list[Outcome[K, T]]:
+        late = [number for number, query in self._open.items() if query.expires_at <= now]
+        message = f"{self._settings.target} did not answer this query within {self.call.timeout_s:g} s"
+        return [
+            self._close(number, DeadlineExceededError(message, request_id=self.call.request_id))
+            for number in late
+        ]
+
+    def _break(self, error: RerankError, now: float) -> None:
+        if not self._open:
+            self._new_generation()
+            return
+        self._breaks_in_a_row += 1
+        # Whatever ends a stream that has answered, a timeout of a proxy or a reset, is
+        # worth another try; one that never answered must be told to come back.
+        worth_it = self._answered_here or is_retryable(error)
+        if not worth_it or self._breaks_in_a_row >= self._settings.retry.max_attempts:
+            raise error
+        self._resend_all(now + self._backoff_s(self._breaks_in_a_row))
+
+    def _resend_all(self, at: float) -> None:
+        self._unsent |= dict.fromkeys(sorted(self._sent), at)
+        self._sent.clear()
+        self._new_generation()
+
+    def _new_generation(self) -> None:
+        self.generation += 1
+        self._answered_here = False
+        self._leave_at = None
+
+    def _close(self, number: int, outcome: Ranking[T] | RerankError) -> Outcome[K, T]:
+        query = self._open.pop(number)
+        for shard in range(len(query.plan.requests)):
+            self._sent.discard((number, shard))
+            self._unsent.pop((number, shard), None)
+        return query.id, outcome
+
+    def _backoff_s(self, attempts_made: int) -> float:
+        spread = self._spread(1 - JITTER, 1 + JITTER)
+        return self._settings.retry.backoff_s(attempts_made) * spread
+
+
+def _part(wire_id: str) -> Part:
+    number, _, shard = wire_id.partition(".")
+    # A server that makes up ids gets the same treatment as one that answers too late.
+    return (int(number), int(shard)) if number.isdecimal() and shard.isdecimal() else (-1, -1)

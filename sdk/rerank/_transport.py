@@ -1,0 +1,288 @@
+"""The I/O of RerankClient: a blocking gRPC channel, and a few threads for streams."""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import grpc
+
+from rerank._errors import RerankError
+from rerank._health import CHECK_METHOD, ServingStatus, encode_request, status_of
+from rerank._hedging import HedgeBudget
+from rerank._plan import Plan, Reply
+from rerank._scatter import Attempt, Scatter
+from rerank._settings import Call, ClientSettings
+from rerank._stream import Answered, Asked, Broke, Event, Outcome, Query, SourceEnded, StreamSession
+from rerank._translate import (
+    Failure,
+    closed_error,
+    ended_early_error,
+    error_of_failure,
+    is_retryable,
+    served_by,
+)
+from rerank.v1 import rerank_pb2 as wire
+from rerank.v1 import rerank_pb2_grpc
+
+__all__ = ["GOODBYE_S", "GrpcTransport", "Transport"]
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+# How long a finished stream may take to say goodbye before it is cut.
+GOODBYE_S = 1.0
+
+Events = queue.SimpleQueue[Event]
+
+
+class Transport(Protocol):
+    """What RerankClient needs from below; FakeRerankClient brings its own."""
+
+    def gather(self, plan: Plan[Any], call: Call) -> list[Reply]:
+        """Send a plan's requests; return the answers in their order."""
+
+    def stream(self, session: StreamSession[K, T], queries: Iterable[Query[K, T]]) -> Iterator[Outcome[K, T]]:
+        """Ask the queries on one stream and yield the outcomes as they come."""
+
+    def get_model(self, call: Call) -> wire.GetModelResponse:
+        """Describe the model."""
+
+    def health(self, call: Call) -> ServingStatus:
+        """Ask the server how it is."""
+
+    def close(self) -> None:
+        """Let go of everything; calls under way fail."""
+
+
+class GrpcTransport:
+    """Talks to one target over one channel; safe to use from many threads."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._hedging = HedgeBudget(settings.hedge) if settings.hedge else None
+        self._closed = False
+        options = settings.channel_options()
+        self._channel = (
+            grpc.secure_channel(settings.target, settings.tls.credentials(), options)
+            if settings.tls
+            else grpc.insecure_channel(settings.target, options)
+        )
+        self._stub = rerank_pb2_grpc.RerankServiceStub(self._channel)
+        self._check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(CHECK_METHOD)
+
+    def gather(self, plan: Plan[Any], call: Call) -> list[Reply]:
+        """Send a plan's requests, max_in_flight at a time; the first to fail ends the others."""
+        scatter = Scatter(
+            len(plan.requests), max_in_flight=self._settings.max_in_flight, hedging=self._hedging
+        )
+        ended: queue.SimpleQueue[Attempt] = queue.SimpleQueue()
+        futures: dict[Attempt, Any] = {}
+        replies: dict[int, Reply] = {}
+        try:
+            while not scatter.finished:
+                for attempt in scatter.due(time.monotonic()):
+                    futures[attempt] = self._send(plan.requests[attempt.position], call)
+                    futures[attempt].add_done_callback(partial(_put, ended, attempt))
+                try:
+                    attempt = ended.get(timeout=scatter.wait_s(time.monotonic()))
+                except queue.Empty:
+                    continue
+                if not scatter.is_running(attempt):
+                    continue
+                future = futures[attempt]
+                if future.code() is grpc.StatusCode.OK:
+                    replies[attempt.position] = Reply(future.result(), served_by(future.initial_metadata()))
+                    for loser in scatter.succeeded(attempt):
+                        futures[loser].cancel()
+                    continue
+                error = self._error(future, call)
+                if scatter.failed(attempt, retryable=is_retryable(error)):
+                    raise plan.locate(attempt.position, error)
+        finally:
+            # Nobody waits for what is still under way, whatever ended the loop.
+            for future in futures.values():
+                future.cancel()
+        return [replies[position] for position in range(len(plan.requests))]
+
+    def stream(self, session: StreamSession[K, T], queries: Iterable[Query[K, T]]) -> Iterator[Outcome[K, T]]:
+        """Ask the queries on one stream, reopened where it breaks, and yield the outcomes."""
+        events: Events = queue.SimpleQueue()
+        stream: _Stream | None = None
+        source = _Source(queries, events, self._settings.max_in_flight)
+        try:
+            while not session.finished:
+                for request in session.due(time.monotonic()):
+                    if stream is None or stream.generation != session.generation:
+                        if stream:
+                            stream.cut()
+                        stream = self._open_stream(session.call, session.generation, events)
+                    stream.send(request)
+                event = _next_event(events, session.wait_s(time.monotonic()))
+                for outcome in session.handle(event, time.monotonic()):
+                    source.allow_one_more()
+                    yield outcome
+            if stream:
+                stream.finish()
+        finally:
+            source.stop()
+            if stream:
+                stream.cut()
+
+    def get_model(self, call: Call) -> wire.GetModelResponse:
+        """Describe the model."""
+        with self._errors(call):
+            return self._stub.GetModel(
+                wire.GetModelRequest(), timeout=call.remaining_s(), metadata=call.metadata
+            )
+
+    def health(self, call: Call) -> ServingStatus:
+        """Ask the server how it is."""
+        try:
+            return status_of(
+                self._check(encode_request(), timeout=call.remaining_s(), metadata=call.metadata)
+            )
+        except grpc.RpcError as failed:
+            if Failure.of(failed).code is grpc.StatusCode.NOT_FOUND:
+                return ServingStatus.SERVICE_UNKNOWN
+            raise self._error(failed, call) from None
+        except ValueError as error:
+            raise self._refused(error, call) from None
+
+    def close(self) -> None:
+        """Close the channel, which cancels every call under way."""
+        self._closed = True
+        self._channel.close()
+
+    def _send(self, request: wire.RerankRequest, call: Call) -> Any:
+        with self._errors(call):
+            return self._stub.Rerank.future(request, timeout=call.remaining_s(), metadata=call.metadata)
+
+    def _open_stream(self, call: Call, generation: int, events: Events) -> "_Stream":
+        outgoing: queue.SimpleQueue[wire.RerankStreamRequest | None] = queue.SimpleQueue()
+        with self._errors(call):
+            # No deadline for the stream itself: each of its queries has one.
+            responses = self._stub.RerankStream(iter(outgoing.get, None), metadata=call.metadata)
+
+        def explain(failed: grpc.RpcError | None) -> RerankError:
+            return self._error(failed, call) if failed else ended_early_error(self._settings, call)
+
+        return _Stream(responses, outgoing, generation, events, explain)
+
+    @contextlib.contextmanager
+    def _errors(self, call: Call) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as failed:
+            raise self._error(failed, call) from None
+        except ValueError as error:
+            raise self._refused(error, call) from None
+
+    def _error(self, failed: Any, call: Call) -> RerankError:
+        failure = Failure.of(failed)
+        if self._closed and failure.code is grpc.StatusCode.CANCELLED:
+            return closed_error(call)
+        return error_of_failure(failure, self._settings, call)
+
+    def _refused(self, error: ValueError, call: Call) -> Exception:
+        # gRPC says ValueError for a closed channel, and for a header that it won't send.
+        return closed_error(call) if self._closed else error
+
+
+class _Stream:
+    """One RerankStream call: a thread of gRPC's sends, one of ours receives."""
+
+    def __init__(
+        self,
+        responses: Any,
+        outgoing: "queue.SimpleQueue[wire.RerankStreamRequest | None]",
+        generation: int,
+        events: Events,
+        explain: Callable[[grpc.RpcError | None], RerankError],
+    ) -> None:
+        self.generation = generation
+        self._responses = responses
+        self._outgoing = outgoing
+        self._events = events
+        self._explain = explain
+        self._reader = threading.Thread(target=self._read, name="rerank-stream-reader", daemon=True)
+        self._reader.start()
+
+    def send(self, request: wire.RerankStreamRequest) -> None:
+        """Queue a request; gRPC takes it as fast as the server reads."""
+        self._outgoing.put(request)
+
+    def finish(self) -> None:
+        """Say that there is no more to come, and let the server end the call."""
+        self._outgoing.put(None)
+        self._reader.join(GOODBYE_S)
+
+    def cut(self) -> None:
+        """End the call now; the server stops working on it."""
+        self._responses.cancel()
+        self._outgoing.put(None)
+
+    def _read(self) -> None:
+        try:
+            for response in self._responses:
+                servers = served_by(self._responses.initial_metadata())
+                self._events.put(Answered(self.generation, response, servers))
+            error = self._explain(None)
+        except grpc.RpcError as failed:
+            error = self._explain(failed)
+        self._events.put(Broke(self.generation, error))
+
+
+class _Source:
+    """Reads the caller's iterable on a thread of its own, a window ahead of the answers.
+
+    The iterable may block, on a queue for example; answers must not wait for it.
+    """
+
+    def __init__(self, queries: Iterable[Any], events: Events, max_in_flight: int) -> None:
+        self._queries = queries
+        self._events = events
+        self._window = threading.Semaphore(max_in_flight)
+        self._stopped = False
+        threading.Thread(target=self._read, name="rerank-stream-source", daemon=True).start()
+
+    def allow_one_more(self) -> None:
+        """Open the window by one query."""
+        self._window.release()
+
+    def stop(self) -> None:
+        """Read no further; a thread that is blocked in the iterable ends when that returns."""
+        self._stopped = True
+        self._window.release()
+
+    def _read(self) -> None:
+        try:
+            queries = iter(self._queries)
+            while True:
+                self._window.acquire()
+                if self._stopped:
+                    return
+                try:
+                    query = next(queries)
+                except StopIteration:
+                    break
+                self._events.put(Asked(query))
+        except BaseException as error:
+            # Raised again where the caller iterates; a thread is no place to die unseen.
+            self._events.put(SourceEnded(error))
+        else:
+            self._events.put(SourceEnded())
+
+
+def _put(ended: "queue.SimpleQueue[Attempt]", attempt: Attempt, _: object) -> None:
+    ended.put(attempt)
+
+
+def _next_event(events: Events, wait_s: float | None) -> Event | None:
+    try:
+        return events.get(timeout=wait_s)
+    except queue.Empty:
+        return None
