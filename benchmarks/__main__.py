@@ -1,0 +1,129 @@
+"""`python -m benchmarks [--only NAME] [--quick]`: measure, print, and write results/latest.json."""
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.cache import CacheMeter
+from benchmarks.fairness import FairnessPlan, measure_fairness
+from benchmarks.figures import Measured
+from benchmarks.machine import describe_machine
+from benchmarks.plot import write_plot
+from benchmarks.processes import Isolated
+from benchmarks.protocol import Unavailable
+from benchmarks.readme import update_readme
+from benchmarks.report import Report
+from benchmarks.results import RESULTS, merge, now, read, write
+from benchmarks.throughput import COMPARED, ThroughputPlan, measure_throughput
+
+PARTS = (*COMPARED, "fairness", "cache")
+QUICK_THROUGHPUT = ThroughputPlan(rounds=2, reference_s=3.0, ranking_tasks=20)
+QUICK_FAIRNESS = FairnessPlan(large_documents=200, idle_requests=12, busy_s=5.0, min_busy_requests=3)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the parts that were asked for; 1 when nothing could be measured."""
+    options = _parser().parse_args(arguments)
+    # As an exception, so that every process that was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    parts = [options.only] if options.only else PARTS
+    console = Console()
+    date = now()
+    measured = _measure(parts, quick=options.quick, console=console)
+    if not measured.figures:
+        return 1
+    # Quick figures are rough, and must not be taken for the others.
+    path = RESULTS / ("quick.json" if options.quick else "latest.json")
+    results = merge(
+        read(path) if options.only else None,
+        machine=describe_machine(),
+        date=date,
+        command=_command(options),
+        figures=measured.figures,
+        ratios=measured.ratios,
+        absent=measured.absent,
+    )
+    write(path, results)
+    console.print(f"written: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    if not options.quick:
+        write_plot(results)
+        update_readme(results)
+    return 0
+
+
+def _measure(parts: Collection[str], *, quick: bool, console: Console) -> Measured:
+    from server.models.embedded import materialise
+
+    model = materialise()
+    measured = Measured()
+    with Report(console) as report:
+        raced = [part for part in parts if part in COMPARED]
+        if raced:
+            plan = QUICK_THROUGHPUT if quick else ThroughputPlan()
+            measured = measure_throughput(raced, model, plan, report, report.has_load)
+        if "fairness" in parts:
+            _add_fairness(measured, model, QUICK_FAIRNESS if quick else FairnessPlan(), report)
+        if "cache" in parts:
+            _add_cache(measured, report)
+    for name in ("peak", "fairness", "cache", "int8_quality"):
+        if name in measured.figures:
+            report.figures(name, measured.figures[name])
+    report.ratios(measured.ratios, measured.absent)
+    return measured
+
+
+def _add_fairness(measured: Measured, model: Path, plan: FairnessPlan, report: Report) -> None:
+    try:
+        figure = measure_fairness(model, plan, report.doing)
+    except Unavailable as error:
+        measured.absent["fairness"] = str(error)
+        return
+    measured.figures["fairness"] = figure
+    fair = figure["fair"]
+    measured.ratios["small_request_p99_vs_idle"] = fair["busy_p99_ms"] / fair["idle_p50_ms"]
+
+
+def _add_cache(measured: Measured, report: Report) -> None:
+    report.doing("pair cache")
+    try:
+        with Isolated(CacheMeter) as meter:
+            measured.figures["cache"] = meter.call("measure")
+    except Unavailable as error:
+        measured.absent["cache"] = str(error)
+        return
+    measured.ratios["cached_pairs_per_s"] = measured.figures["cache"]["pairs_per_s"]
+
+
+def _command(options: argparse.Namespace) -> str:
+    command = ["python", "-m", "benchmarks"]
+    command += ["--only", options.only] if options.only else []
+    command += ["--quick"] if options.quick else []
+    return shlex.join(command)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure this service beside its peers on this machine, on the CPU, in one run.",
+    )
+    parser.add_argument(
+        "--only",
+        choices=PARTS,
+        metavar="NAME",
+        help=f"one part, with whatever it is compared to, merged into the results: {', '.join(PARTS)}",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a rough run in two minutes, to see that everything works; writes results/quick.json",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is compared: each module makes one contender for `benchmarks.protocol.race`."""

@@ -1,0 +1,49 @@
+"""Infinity as a contender: the same folder, offline, its own defaults."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders.http_peer import HttpContender
+from benchmarks.contenders.infinity_environment import INFINITY_VERSION, infinity_executable
+from benchmarks.processes import free_port
+from benchmarks.workload import Request
+
+__all__ = ["Infinity"]
+
+SERVED_NAME = "reranker"
+
+
+class Infinity(HttpContender):
+    """`infinity_emb v2` with the torch engine; batch 32 and BetterTransformer are its defaults."""
+
+    name = "infinity"
+    what = f"Infinity {INFINITY_VERSION}, torch engine, float32"
+
+    def __init__(self, model: Path) -> None:
+        super().__init__(free_port())
+        self._model = model
+
+    def command(self) -> Sequence[str | Path]:
+        """Only what has no default, or a default that isn't this comparison."""
+        command: list[str | Path] = [infinity_executable(), "v2", "--host", "127.0.0.1"]
+        command += ["--port", str(self._port), "--model-id", self._model, "--served-model-name", SERVED_NAME]
+        return [*command, "--engine", "torch", "--device", "cpu", "--dtype", "float32"]
+
+    def environment(self) -> Mapping[str, str]:
+        """No telemetry and no hub."""
+        return {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """Its rerank call; `raw_scores` are logits."""
+        return {
+            "model": SERVED_NAME,
+            "query": request.query,
+            "documents": request.documents,
+            "raw_scores": True,
+        }
+
+    def logits(self, answer: Any, request: Request) -> list[float]:
+        """Back from its order, best first, into the request's."""
+        by_index = {result["index"]: float(result["relevance_score"]) for result in answer["results"]}
+        return [by_index[index] for index in range(len(request.documents))]
