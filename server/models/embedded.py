@@ -63,7 +63,7 @@ _CONFIG: dict[str, Any] = {
 
 
 def cache_dir() -> Path:
-    """The folder for everything this project can rebuild: RERANK_CACHE_DIR, or `rerank/` in the user's cache."""
+    """The folder for what this project can rebuild: RERANK_CACHE_DIR, or `rerank/` in the user's cache."""
     if override := os.environ.get("RERANK_CACHE_DIR"):
         return Path(override).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -107,7 +107,7 @@ def _wheel_folder() -> Path:
         if (folder / "model.onnx").is_file():
             return folder
     raise ConfigurationError(
-        f"the embedded model {EMBEDDED_MODEL_ID!r} needs the files of a wheel that is not installed: {_INSTALL}"
+        f"the embedded model {EMBEDDED_MODEL_ID!r} needs a wheel that is not installed: {_INSTALL}"
     )
 
 

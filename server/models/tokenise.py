@@ -1,0 +1,207 @@
+"""Queries and documents into token ids: the query once, its documents in one Rust batch.
+
+A Hugging Face tokenizer keeps its truncation as state that every caller shares, so that
+threads with different limits silently cut each other's texts. Here a private clone neither
+truncates nor pads and is never changed; cutting is arithmetic on the ids afterwards.
+
+The document is what gets cut, never the query. For a query that fills at most half of the
+room this is what `truncation="longest_first"` gives.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from server.errors import InvalidRequest, TooLarge
+from server.models.base import EncodedDocument, EncodedPair, EncodedQuery, TokenIds, Windowing
+from server.models.precut import first_cut, safe_cuts
+from server.models.templates import Template
+
+__all__ = ["PairTokenizer", "private_clone"]
+
+# A first guess at how much text holds a token, and how much more to read if it was too little.
+_CHARACTERS_PER_TOKEN = 12
+_SMALLEST_CUT = 4096
+_GROWTH = 4
+
+
+def private_clone(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that neither truncates nor pads, and that nobody else can change."""
+    clone: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    clone.no_truncation()
+    clone.no_padding()
+    return clone
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    start: int
+    end: int
+
+
+class PairTokenizer:
+    """Tokenises for one model; thread-safe.
+
+    Args:
+        tokenizer: a private clone.
+        template: what stands around the document, made of the same clone.
+        max_tokens: most tokens of one pair, special tokens included.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: Template, max_tokens: int) -> None:
+        self.template = template
+        self.max_tokens = max_tokens
+        self._tokenizer = tokenizer
+        self._cuts = safe_cuts(tokenizer)
+        head, tail = template.around("", "")
+        self._overhead = len(head) + len(tail)
+
+    def encode_query(self, query: str, instruction: str = "") -> EncodedQuery:
+        """The ids around every document of this query.
+
+        Raises:
+            InvalidRequest: the text is not Unicode, or the model takes no instruction.
+        """
+        head, tail = self.template.around(query, instruction)
+        return EncodedQuery(head=head, tail=tail)
+
+    def encode_documents(
+        self, query: EncodedQuery, documents: Sequence[str], windowing: Windowing
+    ) -> list[EncodedDocument]:
+        """Encode documents for one query, each cut to what is left beside the query.
+
+        Raises:
+            TooLarge: the query alone leaves no room for a document.
+            InvalidRequest: a document is not Unicode; the field says which.
+        """
+        room = self._room(query, windowing)
+        stride = max(1, room - int(room * windowing.overlap))
+        readable = room + (windowing.max_windows - 1) * stride
+        with_offsets = windowing.max_windows > 1
+        encodings = self._encode(documents, readable + 1, with_offsets)
+        if with_offsets:
+            return [
+                self._windows(query, document, encoding, room, stride, windowing.max_windows)
+                for document, encoding in zip(documents, encodings, strict=True)
+            ]
+        return [self._cut(query, encoding, room) for encoding in encodings]
+
+    def _room(self, query: EncodedQuery, windowing: Windowing) -> int:
+        """Tokens left for the document."""
+        used = len(query.head) + len(query.tail)
+        room = self.max_tokens - used
+        if room < 1 + len(self.template.trail_ids):
+            fixed = self._overhead + len(self.template.trail_ids)
+            raise TooLarge(
+                "query",
+                "the query",
+                actual=used - self._overhead,
+                limit=max(0, self.max_tokens - fixed - 1),
+                unit="tokens",
+            )
+        if windowing.max_document_tokens:
+            # The trail belongs to the template, not to the document that the caller limits.
+            room = min(room, windowing.max_document_tokens + len(self.template.trail_ids))
+        return room
+
+    def _cut(self, query: EncodedQuery, encoding: Encoding, room: int) -> EncodedDocument:
+        ids = np.array(encoding.ids, dtype=np.int32)
+        truncated = len(ids) > room
+        if truncated:
+            trail = self.template.trail_ids
+            ids = np.concatenate((ids[: room - len(trail)], trail)) if len(trail) else ids[:room]
+        return EncodedDocument(pairs=(_pair(query, ids),), truncated=truncated)
+
+    def _windows(
+        self, query: EncodedQuery, document: str, encoding: Encoding, room: int, stride: int, most: int
+    ) -> EncodedDocument:
+        ids = np.array(encoding.ids, dtype=np.int32)
+        if len(ids) <= room:
+            return EncodedDocument(pairs=(_pair(query, ids),), truncated=False, spans=((0, len(document)),))
+        trail = self.template.trail_ids
+        windows, truncated = _slide(len(ids), room - len(trail), stride, most)
+        spans = tuple(self._span(document, encoding, window, len(ids)) for window in windows)
+        pairs = tuple(
+            _pair(query, np.concatenate((ids[window.start : window.end], trail))) for window in windows
+        )
+        return EncodedDocument(pairs=pairs, truncated=truncated, spans=spans)
+
+    def _span(self, document: str, encoding: Encoding, window: _Window, tokens: int) -> tuple[int, int]:
+        """Characters [start, end) of the document as the caller sent it."""
+        shift = len(self.template.lead)
+        if self.template.strips:
+            shift -= len(document) - len(document.lstrip())
+        offsets = encoding.offsets
+        # Where a window begins or ends with the document, so does its span, white space included.
+        start = 0 if window.start == 0 else offsets[window.start][0] - shift
+        end = len(document) if window.end >= tokens else offsets[window.end - 1][1] - shift
+        return max(0, start), min(len(document), end)
+
+    def _encode(self, documents: Sequence[str], needed: int, with_offsets: bool) -> list[Encoding]:
+        """Encode documents, reading of each only as much as holds `needed` tokens."""
+        template = self.template
+        texts = [document.strip() for document in documents] if template.strips else documents
+        reach = max(_SMALLEST_CUT, needed * _CHARACTERS_PER_TOKEN)
+        results = self._encode_cut(texts, reach, with_offsets)
+        # Usually empty: texts whose cut was too short, such as ones that hold mostly white space.
+        while short := [
+            i
+            for i, text in enumerate(texts)
+            if len(results[i]) < needed and self._end(text, reach) < len(text)
+        ]:
+            reach *= _GROWTH
+            again = self._encode_cut([texts[i] for i in short], reach, with_offsets)
+            for i, encoding in zip(short, again, strict=True):
+                results[i] = encoding
+        return results
+
+    def _end(self, text: str, reach: int) -> int:
+        return len(text) if len(text) <= 2 * reach else first_cut(self._cuts, text, reach)
+
+    def _encode_cut(self, texts: Sequence[str], reach: int, with_offsets: bool) -> list[Encoding]:
+        lead, trail = self.template.lead, self.template.trail
+        prepared = []
+        for text in texts:
+            end = self._end(text, reach)
+            prepared.append(lead + text + trail if end == len(text) else lead + text[:end])
+        encode = self._tokenizer.encode_batch if with_offsets else self._tokenizer.encode_batch_fast
+        try:
+            encodings: list[Encoding] = encode(prepared, add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError) as error:
+            raise _not_unicode(texts) from error
+        return encodings
+
+
+def _slide(tokens: int, room: int, stride: int, most: int) -> tuple[list[_Window], bool]:
+    """Overlapping windows over a text longer than one, and whether they leave its end unread.
+
+    The last window is moved back to end with the text instead of being short: the model
+    judges a passage better with its context, at no more than the price of a full window.
+    """
+    windows: list[_Window] = []
+    for index in range(most):
+        start = index * stride
+        if start + room >= tokens:
+            windows.append(_Window(max(0, tokens - room), tokens))
+            return windows, False
+        windows.append(_Window(start, start + room))
+    return windows, True
+
+
+def _pair(query: EncodedQuery, document: TokenIds) -> EncodedPair:
+    return EncodedPair(
+        token_ids=np.concatenate((query.head, document, query.tail)), document_start=len(query.head)
+    )
+
+
+def _not_unicode(texts: Sequence[str]) -> InvalidRequest:
+    for index, text in enumerate(texts):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            return InvalidRequest(
+                f"documents[{index}]", "is not valid Unicode: it holds half of a surrogate pair"
+            )
+    return InvalidRequest("documents", "are not valid Unicode")
