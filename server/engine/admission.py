@@ -11,6 +11,9 @@ __all__ = ["Admission", "Throughput"]
 
 MIN_RETRY_AFTER_S = 0.05
 MAX_RETRY_AFTER_S = 30.0
+# Estimates are off by some percent, and a request that is admitted and then late has
+# cost as much as one in time: better to refuse the few that would only just make it.
+SAFETY = 1.1
 
 
 class Throughput:
@@ -53,13 +56,15 @@ class Admission:
         queued_tokens: int,
         tokens_ahead: int,
         running_tokens: int,
+        batch_tokens: int,
         time_left_s: float | None,
     ) -> None:
         """Refuse a request of `tokens` that can't be answered in time.
 
         `queued_tokens` is everything that waits, `tokens_ahead` the part of it that
-        goes first, `running_tokens` what is on the device now. An empty queue takes
-        a request of any size: refusing it could never help.
+        goes first, `running_tokens` what is on the device now, and `batch_tokens` a full
+        batch: the request's last pair leaves the device in the company of others. An
+        empty queue takes a request of any size: no later moment would suit it better.
 
         Raises:
             Overloaded: with the time after which a retry has a chance.
@@ -74,7 +79,7 @@ class Admission:
             )
         if time_left_s is None or queued_tokens + running_tokens == 0:
             return
-        wait_s = (tokens_ahead + running_tokens + tokens) / speed
+        wait_s = SAFETY * (tokens_ahead + running_tokens + tokens + batch_tokens) / speed
         if wait_s > time_left_s:
             raise Overloaded(
                 f"the answer would take about {wait_s:.2f} s; "

@@ -158,6 +158,7 @@ class Engine:
                 queued_tokens=queued_tokens,
                 tokens_ahead=tokens_ahead,
                 running_tokens=self._worker.running_tokens,
+                batch_tokens=self._worker.token_budget,
                 time_left_s=None if request.deadline_s == math.inf else request.deadline_s - time.monotonic(),
             )
         except Overloaded as error:

@@ -84,6 +84,11 @@ class DeviceWorker:
         return not self._thread.is_alive()
 
     @property
+    def token_budget(self) -> int:
+        """Tokens of a batch at present."""
+        return self._budget.tokens
+
+    @property
     def running_tokens(self) -> int:
         """Tokens on the device now."""
         return sum(submitted.batch.tokens for submitted in list(self._submitted))
