@@ -10,6 +10,7 @@ official nginx image renders them as well; this file adds defaults and refuses m
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ DEFAULTS_FILE = FOLDER / "defaults.env"
 TEMPLATE_SUFFIX = ".conf.template"
 CONFIGURATION_FILE = "nginx.conf"
 UPSTREAM_SERVERS_FILE = "upstream_servers.conf"
+HELP_WIDTH = 100
 
 _PLACEHOLDER = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
 # Inside a quoted Nginx string these end it, start a variable, or begin another line.
@@ -122,21 +124,14 @@ def _template(layer: str) -> str:
 
 
 def _read_defaults() -> dict[str, Variable]:
-    """Parse `NAME=value` lines; the comment lines right above one or several of them explain them."""
+    """Parse paragraphs of comment lines followed by one `NAME=value` line."""
     variables: dict[str, Variable] = {}
-    comment: list[str] = []
-    previous_was_variable = False
-    for line in DEFAULTS_FILE.read_text().splitlines():
-        if line.startswith("#"):
-            if previous_was_variable:
-                comment = []
-            comment.append(line.removeprefix("#").strip())
-        elif "=" in line:
-            name, _, default = line.partition("=")
-            variables[name] = Variable(name, default, " ".join(comment))
-        else:
-            comment = []
-        previous_was_variable = "=" in line and not line.startswith("#")
+    for paragraph in DEFAULTS_FILE.read_text().split("\n\n"):
+        *comment, assignment = paragraph.splitlines()
+        name, equals, default = assignment.partition("=")
+        if equals and not name.startswith("#"):
+            explanation = " ".join(line.removeprefix("#").strip() for line in comment)
+            variables[name] = Variable(name, default, explanation)
     return variables
 
 
@@ -144,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     sections = []
     for layer in layers():
         rows = [
-            f"  {v.name}{'=' + v.default if v.default else ' (required)'}\n      {v.explanation}"
+            f"  {v.name}{'=' + v.default if v.default else ' (required)'}\n" + _indented(v.explanation)
             for v in variables_of(layer).values()
         ]
         sections.append(f"variables of {layer}:\n" + "\n".join(rows))
@@ -169,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
         " Without any, that file is left as it is",
     )
     return parser
+
+
+def _indented(text: str) -> str:
+    indent = " " * 6
+    return textwrap.fill(text, HELP_WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,16 +3,17 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import grpc
-
+from grpc_health.v1 import health_pb2_grpc
 from rerank.v1 import rerank_pb2, rerank_pb2_grpc
 
 __all__ = [
     "LARGE_MESSAGES",
     "RETRYING",
     "failure_of",
+    "health_stub",
     "metadata_of",
     "request_of",
     "served_by",
@@ -79,9 +80,13 @@ def failure_of(
             request, timeout=timeout_s, metadata=tuple(metadata)
         )
     except grpc.RpcError as error:
-        assert isinstance(error, grpc.Call)
-        return error
+        return cast(grpc.Call, error)
     raise AssertionError("the call succeeded")
+
+
+def health_stub(channel: grpc.Channel) -> Any:
+    """A stub of grpc.health.v1, whose published types lack its methods."""
+    return health_pb2_grpc.HealthStub(channel)
 
 
 def metadata_of(call: grpc.Call) -> dict[str, str]:

