@@ -8,6 +8,7 @@ from rerank.v1 import rerank_pb2_grpc
 
 from server.config import Settings
 from server.errors import ConfigurationError
+from server.transport.grpc_malformed import RefuseMalformed
 from server.transport.grpc_service import RerankService
 
 __all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection", "require_free_port"]
@@ -15,7 +16,7 @@ __all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection
 
 def build_grpc_server(settings: Settings) -> grpc.aio.Server:
     """A server without services or a port; call from the event loop that will run it."""
-    return grpc.aio.server(options=_options(settings))
+    return grpc.aio.server(options=_options(settings), interceptors=[RefuseMalformed()])
 
 
 def add_rerank_service(server: grpc.aio.Server, service: RerankService) -> None:

@@ -87,12 +87,19 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         with self._call("RerankStream", context) as call:
             await context.send_initial_metadata(self._identity(call))
             stream = _Stream(call, context, room=asyncio.Semaphore(self._max_stream_queries))
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read_stream(requests, stream))
-                while (answer := await stream.answers.get()) is not None:
-                    yield answer
-                    stream.room.release()
-            call.status = "OK"
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._read_stream(requests, stream))
+                    while (answer := await stream.answers.get()) is not None:
+                        yield answer
+                        stream.room.release()
+                call.status = "OK"
+            except* Exception as errors:
+                error = _first(errors)
+                call.status = status_name(error)
+                _note_error(error, call)
+            if call.status != "OK":
+                await context.abort_with_status(rpc_status(error, self._identity(call), call.request_id))
 
     async def GetModel(  # noqa: N802, the contract's name
         self, request: rerank_pb2.GetModelRequest, context: Context
@@ -143,6 +150,12 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
 
     def _identity(self, call: Call) -> Metadata:
         return (("x-request-id", call.request_id), ("x-served-by", self._server_name))
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
+    """One error of a group: what made the task group give up comes first."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _note_error(error: Exception, call: Call) -> None:

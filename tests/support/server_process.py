@@ -58,7 +58,7 @@ class ServerProcess(ChildProcess):
 
     def _serving(self) -> bool:
         self.require_running()
-        return self.health() == health_pb2.HealthCheckResponse.SERVING
+        return self.health() == int(health_pb2.HealthCheckResponse.SERVING)
 
     def health(self, service: str = "") -> int | None:
         """What the server says of itself now; None when it doesn't answer."""
