@@ -1,6 +1,7 @@
 """`python -m benchmarks [--only NAME] [--quick]`: measure, print, and write results/latest.json."""
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # As an exception, so that every process that was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # The children inherit it: bars of loading weights would break the table.
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     parts = [options.only] if options.only else PARTS
     console = Console()
     date = now()

@@ -54,7 +54,7 @@ def measure_fairness(model: Path, plan: FairnessPlan, report: Callable[[str], No
         report(f"fairness, --scheduling {scheduling}")
         port = free_port()
         options = ["--device", "cpu", "--model", str(model), "--pair-cache-mib", "0"]
-        with rerank_server(port, *options, "--scheduling", scheduling):
+        with rerank_server(f"fairness_{scheduling}", port, *options, "--scheduling", scheduling):
             figures[scheduling] = asyncio.run(_measure(f"127.0.0.1:{port}", plan))
     return figures
 

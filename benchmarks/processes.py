@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -17,6 +16,8 @@ from benchmarks.protocol import Unavailable
 __all__ = ["REPOSITORY", "Isolated", "ServerProcess", "free_port"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Beside the environments of peers, and ignored by git like them.
+LOGS = REPOSITORY / "benchmarks" / ".peers" / "logs"
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
 POLL_INTERVAL_S = 0.05
@@ -32,10 +33,14 @@ def free_port() -> int:
 
 
 class ServerProcess:
-    """A server started by a command, ready when `is_ready` says so; ended by its id."""
+    """A server started by a command, ready when `is_ready` says so; ended by its id.
+
+    What it prints stays in `LOGS`, under its name, until the next run.
+    """
 
     def __init__(
         self,
+        name: str,
         command: Sequence[str | Path],
         is_ready: Callable[[], bool],
         environment: Mapping[str, str] | None = None,
@@ -43,19 +48,21 @@ class ServerProcess:
         self._command = [str(part) for part in command]
         self._is_ready = is_ready
         self._environment = {**os.environ, **(environment or {})}
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it closes when the process has ended
+        LOGS.mkdir(parents=True, exist_ok=True)
+        self._log = LOGS / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         try:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=REPOSITORY,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-            )
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    self._command,
+                    cwd=REPOSITORY,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
         except OSError as error:
             raise Unavailable(f"{self._command[0]} can't be started: {error.strerror}") from error
         try:
@@ -90,11 +97,9 @@ class ServerProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._log.close()
 
     def _log_tail(self) -> str:
-        self._log.seek(0)
-        return "\n".join(self._log.read().decode(errors="replace").splitlines()[-SHOWN_LOG_LINES:])
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-SHOWN_LOG_LINES:])
 
 
 class Isolated:

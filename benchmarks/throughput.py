@@ -31,6 +31,10 @@ COMPARED: dict[str, frozenset[str]] = {
     "int8": frozenset({"predict", "engine", "int8"}),
 }
 
+# Fewer say nothing about batching; more take too long whatever the first impression was.
+MIN_PAIRS = 64
+MAX_PAIRS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class ThroughputPlan:
@@ -39,7 +43,6 @@ class ThroughputPlan:
     rounds: int = 3
     reference_s: float = 12.0
     """What a round of the reference should take: the load is sized to it."""
-    max_pairs: int = 1024
     ranking_tasks: int = 150
 
 
@@ -59,7 +62,7 @@ def measure_throughput(
     def sized_load(score: Score) -> Sequence[Request]:
         sample = warm_up_load()
         pairs_per_s = _pairs(sample) / score(sample).elapsed_s
-        requests = load(min(plan.max_pairs, round(pairs_per_s * plan.reference_s)))
+        requests = load(max(MIN_PAIRS, min(MAX_PAIRS, round(pairs_per_s * plan.reference_s))))
         on_load(_pairs(requests))
         return requests
 

@@ -46,7 +46,7 @@ class HttpContender(Served):
         raise NotImplementedError
 
     def _start(self, stack: ExitStack) -> None:
-        stack.enter_context(ServerProcess(self.command(), self._is_healthy, self.environment()))
+        stack.enter_context(ServerProcess(self.name, self.command(), self._is_healthy, self.environment()))
 
     def _is_healthy(self) -> bool:
         try:

@@ -36,7 +36,7 @@ class Service(Served):
     def _start(self, stack: ExitStack) -> None:
         port = free_port()
         options = ["--device", "cpu", "--model", str(self._model), *WITHOUT_CACHE, *self._options]
-        stack.enter_context(rerank_server(port, *options))
+        stack.enter_context(rerank_server(self.name, port, *options))
         self._target = f"127.0.0.1:{port}"
 
     async def _connect(self) -> None:
@@ -59,5 +59,5 @@ class ServiceThroughNginx(Service):
 
     def _start(self, stack: ExitStack) -> None:
         super()._start(stack)
-        self._target, root = stack.enter_context(nginx_in_front([self._target]))
+        self._target, root = stack.enter_context(nginx_in_front("nginx", [self._target]))
         self._tls = TLSConfig(root_certificates=root)
