@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from rerank._api_key import AsyncApiKey, check_api_key
 from rerank._async_transport import AsyncGrpcTransport, AsyncTransport
@@ -31,11 +31,9 @@ from rerank._settings import (
 from rerank._sharding import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MAX_REQUEST_DOCUMENTS
 from rerank._stream import Query, StreamSession
 from rerank._tls import TLSConfig
+from rerank._type_variables import K, T
 
 __all__ = ["AsyncRerankClient"]
-
-K = TypeVar("K")
-T = TypeVar("T")
 
 
 class AsyncRerankClient:
@@ -207,8 +205,9 @@ class AsyncRerankClient:
         """
         readiness = Readiness(self._settings, timeout_s)
         while True:
+            attempt_s = readiness.attempt_s()  # raises when the time is up
             try:
-                status = await self.health(timeout_s=readiness.attempt_s())
+                status = await self.health(timeout_s=attempt_s)
             except RerankError as error:
                 readiness.failed(error)
             else:

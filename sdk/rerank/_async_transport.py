@@ -26,13 +26,12 @@ from rerank._translate import (
     served_by,
 )
 from rerank._transport import GOODBYE_S
+from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
 from rerank.v1 import rerank_pb2_grpc
 
 __all__ = ["AsyncGrpcTransport", "AsyncTransport"]
 
-K = TypeVar("K")
-T = TypeVar("T")
 
 Queries = Iterable[Query[K, T]] | AsyncIterable[Query[K, T]]
 Events = asyncio.Queue[Event]

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from rerank._api_key import ApiKey, check_api_key
 from rerank._errors import RerankError
@@ -29,11 +29,9 @@ from rerank._sharding import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MAX_REQUEST_DOCU
 from rerank._stream import Query, StreamSession
 from rerank._tls import TLSConfig
 from rerank._transport import GrpcTransport, Transport
+from rerank._type_variables import K, T
 
 __all__ = ["RerankClient"]
-
-K = TypeVar("K")
-T = TypeVar("T")
 
 
 class RerankClient:
@@ -248,8 +246,9 @@ class RerankClient:
         """
         readiness = Readiness(self._settings, timeout_s)
         while True:
+            attempt_s = readiness.attempt_s()  # raises when the time is up
             try:
-                status = self.health(timeout_s=readiness.attempt_s())
+                status = self.health(timeout_s=attempt_s)
             except RerankError as error:
                 readiness.failed(error)
             else:

@@ -1,13 +1,13 @@
 """From the caller's own objects to the strings that travel."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from rerank._errors import InvalidRequestError
+from rerank._type_variables import T
 
 __all__ = ["as_documents", "texts_of"]
 
-T = TypeVar("T")
 
 # Attributes that hold the text in the libraries that most people come from
 # (LangChain, Haystack and dataclasses of one's own); only used to word the advice.

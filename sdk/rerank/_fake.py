@@ -7,7 +7,7 @@ mapped and results built by the same code, so what passes here passes there.
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from rerank._async_client import AsyncRerankClient
 from rerank._client import RerankClient
@@ -16,12 +16,11 @@ from rerank._options import RerankOptions
 from rerank._plan import Plan, Reply
 from rerank._settings import Call, ClientSettings, client_settings
 from rerank._stream import Outcome, Query, StreamSession
+from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
 
 __all__ = ["AsyncFakeRerankClient", "FakeCall", "FakeRerankClient", "Scorer"]
 
-K = TypeVar("K")
-T = TypeVar("T")
 
 Scorer = Callable[[str, str], float]
 

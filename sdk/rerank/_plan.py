@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -13,11 +13,14 @@ from rerank._errors import ModelNotServedError, ProtocolError, RerankError, TooL
 from rerank._options import RerankOptions, encoded_length
 from rerank._results import FailedDocument, RankedDocument, Ranking, Span, Timings, Usage
 from rerank._sharding import ShardLimits, document_cost_bytes, split
+from rerank._type_variables import T
 from rerank.v1 import rerank_pb2 as wire
 
 __all__ = ["Plan", "Reply", "plan"]
 
-T = TypeVar("T")
+
+# Whether a call asks for logits is only known when it has been cut, so room is left for it.
+RAW_SCORES_BYTES = wire.RerankRequest(raw_scores=True).ByteSize()
 
 DOCUMENT_FIELD = re.compile(r"^documents\[(\d+)\]")
 
@@ -125,7 +128,7 @@ def plan(
     costs = [
         document_cost_bytes(encoded_length(f"documents[{index}]", value)) for index, value in enumerate(texts)
     ]
-    left_bytes = limits.max_bytes - base.ByteSize()
+    left_bytes = limits.max_bytes - base.ByteSize() - RAW_SCORES_BYTES
     if left_bytes <= 0 and costs:
         raise TooLargeError(
             f"query: leaves no room for a document in a request of {limits.max_bytes:,} bytes "

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, overload
+
+from rerank._type_variables import T
 
 __all__ = ["FailedDocument", "RankedDocument", "Ranking", "Span", "Timings", "Usage"]
 
-T = TypeVar("T")
 
 SHOWN_IN_REPR = 3
 

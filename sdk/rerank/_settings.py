@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from rerank._errors import InvalidRequestError
 from rerank._hedging import HedgePolicy
@@ -33,10 +33,11 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 FIRST_RECONNECT_MS = 200
 SLOWEST_RECONNECT_MS = 5_000
 
-REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+HEADER_NAME = re.compile(r"[a-z0-9._-]+")
+HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
 MetadataSource = Mapping[str, str] | Callable[[], Mapping[str, str]]
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,14 +131,13 @@ def begin_call(
     if timeout_s is not None:
         check_timeout(timeout_s)
     chosen_s = settings.timeout_s if timeout_s is None else timeout_s
-    if request_id is not None and not REQUEST_ID.match(request_id):
+    if request_id is not None and not REQUEST_ID.fullmatch(request_id):
         raise InvalidRequestError(
             f"request_id: must be 1 to 128 characters of A-Z a-z 0-9 . _ -, not {request_id!r}",
             field="request_id",
         )
     chosen_id = request_id or uuid.uuid4().hex
-    own = settings.metadata() if callable(settings.metadata) else (settings.metadata or {})
-    metadata = [(name.lower(), value) for name, value in own.items()]
+    metadata = _own_headers(settings.metadata)
     metadata.append(("x-request-id", chosen_id))
     if api_key is not None:
         metadata.append(("authorization", f"Bearer {api_key}"))
@@ -148,3 +148,15 @@ def check_timeout(timeout_s: float) -> None:
     """Refuse a wait without end, since gRPC has no deadline of its own."""
     if not (isinstance(timeout_s, int | float) and timeout_s > 0 and math.isfinite(timeout_s)):
         raise ValueError(f"timeout_s: must be a number of seconds above 0, not {timeout_s!r}")
+
+
+def _own_headers(source: MetadataSource | None) -> list[tuple[str, str]]:
+    own = source() if callable(source) else (source or {})
+    headers = [(name.lower(), value) for name, value in own.items()]
+    for name, value in headers:
+        # gRPC's two kinds of channel fail on these in two ways, neither of which says so.
+        if not HEADER_NAME.fullmatch(name) or name.endswith("-bin"):
+            raise ValueError(f"metadata: {name!r} is no name of a text header")
+        if not isinstance(value, str) or not HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"metadata: the value of {name!r} must be printable ASCII")
+    return headers

@@ -14,7 +14,7 @@ server refused is asked again.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import grpc
 
@@ -24,12 +24,11 @@ from rerank._plan import Plan, Reply, plan
 from rerank._results import Ranking
 from rerank._settings import Call, ClientSettings
 from rerank._translate import error_of_message, is_retryable
+from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
 
 __all__ = ["Answered", "Asked", "Broke", "Outcome", "Query", "SourceEnded", "StreamSession"]
 
-K = TypeVar("K")
-T = TypeVar("T")
 
 # gRPC spreads its own retries by a fifth to either side; so does this.
 JITTER = 0.2

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import grpc
 
@@ -25,13 +25,12 @@ from rerank._translate import (
     is_retryable,
     served_by,
 )
+from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
 from rerank.v1 import rerank_pb2_grpc
 
 __all__ = ["GOODBYE_S", "GrpcTransport", "Transport"]
 
-K = TypeVar("K")
-T = TypeVar("T")
 
 # How long a finished stream may take to say goodbye before it is cut.
 GOODBYE_S = 1.0
