@@ -24,7 +24,7 @@ from server.transport.grpc_server import (
     bind,
     build_grpc_server,
     enable_reflection,
-    require_free_port,
+    preflight,
 )
 from server.transport.grpc_service import RerankService
 
@@ -45,7 +45,7 @@ def run(settings: Settings) -> int:
     Raises:
         ConfigurationError: the server can't start with these settings.
     """
-    require_free_port(settings)
+    preflight(settings)
     started_s = time.monotonic()
     _log.info("loading", model=settings.model, device=settings.device)
     model = load_model(settings)

@@ -117,6 +117,19 @@ class Settings(BaseSettings):
         "limits", 64, "queries of one RerankStream that are worked on at once", ge=1
     )
 
+    tls_certificate: str = _option("security", "", "PEM file of the server's certificate chain; enables TLS")
+    tls_key: str = _option("security", "", "PEM file of its private key")
+    tls_client_authority: str = _option(
+        "security", "", "PEM file of an authority; only clients with a certificate of it may connect"
+    )
+    api_keys_file: str = _option(
+        "security", "", "file of API keys, lines of NAME KEY; every call but health then needs one"
+    )
+    api_key_concurrency: int = _option("security", 0, "queries at once for each key; 0 is unlimited", ge=0)
+    api_key_tokens_per_minute: int = _option(
+        "security", 0, "tokens a minute for each key; 0 is unlimited", ge=0
+    )
+
     drain_delay_s: float = _option(
         "lifecycle",
         5,

@@ -1,22 +1,31 @@
 """The gRPC server: services, options and the port."""
 
 import socket
+from pathlib import Path
 
+import grpc
 import grpc.aio
 from grpc_reflection.v1alpha import reflection
 from rerank.v1 import rerank_pb2_grpc
 
 from server.config import Settings
 from server.errors import ConfigurationError
+from server.transport.api_keys import ApiKeys, KeyLimits
+from server.transport.grpc_auth import RequireApiKey
 from server.transport.grpc_malformed import RefuseMalformed
 from server.transport.grpc_service import RerankService
+from server.transport.tls import TlsFiles, server_credentials
 
-__all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection", "require_free_port"]
+__all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection", "preflight"]
 
 
 def build_grpc_server(settings: Settings) -> grpc.aio.Server:
-    """A server without services or a port; call from the event loop that will run it."""
-    return grpc.aio.server(options=_options(settings), interceptors=[RefuseMalformed()])
+    """A server without services or a port; call from the event loop that will run it.
+
+    Raises:
+        ConfigurationError: the file of API keys is wrong.
+    """
+    return grpc.aio.server(options=_options(settings), interceptors=_interceptors(settings))
 
 
 def add_rerank_service(server: grpc.aio.Server, service: RerankService) -> None:
@@ -33,11 +42,16 @@ def bind(server: grpc.aio.Server, settings: Settings) -> int:
     """Listen; returns the port, which the system chose if 0 was asked for.
 
     Raises:
-        ConfigurationError: the address is taken or does not exist here.
+        ConfigurationError: the address is taken or does not exist here, or a TLS file is wrong.
     """
-    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.port}"
+    credentials = _credentials(settings)
     try:
-        port = server.add_insecure_port(f"{address}:{settings.port}")
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError:
         port = 0
     if port == 0:
@@ -45,15 +59,17 @@ def bind(server: grpc.aio.Server, settings: Settings) -> int:
     return port
 
 
-def require_free_port(settings: Settings) -> None:
+def preflight(settings: Settings) -> None:
     """Fail before a model is loaded for nothing; `bind` follows once the model is ready.
 
     The port stays closed until then, so that a balancer's connection attempt fails
     at once and goes to another server.
 
     Raises:
-        ConfigurationError: the address is taken or does not exist here.
+        ConfigurationError: the address can't be listened on, or a file of keys or certificates is wrong.
     """
+    _interceptors(settings)
+    _credentials(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,6 +77,28 @@ def require_free_port(settings: Settings) -> None:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             raise _cannot_listen(settings, error.strerror or str(error)) from None
+
+
+def _interceptors(settings: Settings) -> list[grpc.aio.ServerInterceptor]:
+    if not settings.api_keys_file:
+        return [RefuseMalformed()]
+    limits = KeyLimits(settings.api_key_concurrency, settings.api_key_tokens_per_minute)
+    return [RequireApiKey(ApiKeys(Path(settings.api_keys_file), limits)), RefuseMalformed()]
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    if not settings.tls_certificate and not settings.tls_key:
+        if settings.tls_client_authority:
+            raise ConfigurationError("--tls-client-authority: needs --tls-certificate and --tls-key")
+        return None
+    if not (settings.tls_certificate and settings.tls_key):
+        raise ConfigurationError("--tls-certificate and --tls-key go together; give both or none")
+    authority = settings.tls_client_authority
+    return server_credentials(
+        TlsFiles(
+            Path(settings.tls_certificate), Path(settings.tls_key), Path(authority) if authority else None
+        )
+    )
 
 
 def _cannot_listen(settings: Settings, why: str) -> ConfigurationError:

@@ -14,6 +14,7 @@ from server.config import Settings
 from server.errors import InvalidRequest, RerankError
 from server.reranker import Reranker
 from server.transport.call import Call, CallLog
+from server.transport.grpc_auth import current_caller
 from server.transport.grpc_errors import Metadata, error_message, rpc_status, status_name
 from server.transport.grpc_messages import model_message, query_from_message, ranking_message
 
@@ -113,7 +114,10 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     async def _answer(
         self, request: rerank_pb2.RerankRequest, time_remaining_s: float | None, call: Call
     ) -> rerank_pb2.RerankResponse:
-        ranking = await self._reranker.rerank(query_from_message(request, time_remaining_s))
+        caller = current_caller()
+        with caller.query():
+            ranking = await self._reranker.rerank(query_from_message(request, time_remaining_s))
+        caller.charge(ranking.usage.computed_tokens)
         call.notes["documents"] = len(request.documents)
         call.notes["computed_tokens"] = ranking.usage.computed_tokens
         call.notes["cached_pairs"] = ranking.usage.cached_pairs

@@ -1,0 +1,237 @@
+"""TLS, mutual TLS and API keys on a real server."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from rerank.v1 import rerank_pb2, rerank_pb2_grpc
+
+from deploy.local.certificate import CertificateFiles, make_certificate
+from tests.support.calls import failure_of, request_of
+from tests.support.ports import free_port
+from tests.support.server_process import ServerProcess
+from tests.support.waiting import wait_until
+
+SEARCH_KEY = "search-key-0123456789"
+NIGHTLY_KEY = "nightly-key-0123456789"
+
+
+def secure(
+    server: ServerProcess, files: CertificateFiles, client: CertificateFiles | None = None
+) -> grpc.Channel:
+    credentials = grpc.ssl_channel_credentials(
+        files.root.read_bytes(),
+        client.key.read_bytes() if client else None,
+        client.certificate.read_bytes() if client else None,
+    )
+    return grpc.secure_channel(f"localhost:{server.port}", credentials)
+
+
+def awaited(refusal: Callable[[], grpc.Call | None], what: str) -> grpc.Call:
+    failure = wait_until(refusal, what)
+    assert failure is not None
+    return failure
+
+
+def answers(channel: grpc.Channel, key: str | None = None) -> bool:
+    metadata = (("authorization", f"Bearer {key}"),) if key else ()
+    stub = rerank_pb2_grpc.RerankServiceStub(channel)
+    return len(stub.Rerank(request_of("a"), timeout=10, metadata=metadata).results) == 1
+
+
+class TlsServer(ServerProcess):
+    """A server whose health the test must ask for with a certificate."""
+
+    def __init__(
+        self, folder: Path, files: CertificateFiles, *options: str, client: CertificateFiles
+    ) -> None:
+        tls = ("--tls-certificate", str(files.certificate), "--tls-key", str(files.key))
+        super().__init__(folder, *tls, *options)
+        self._files = files
+        self._client = client
+
+    def health(self, service: str = "") -> int | None:
+        with secure(self, self._files, self._client) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(timeout=2)
+            except grpc.FutureTimeoutError:
+                return None
+        return 1
+
+
+def test_tls_lets_in_who_trusts_it_and_nobody_else(tmp_path: Path, certificate: CertificateFiles) -> None:
+    """A client with the root is answered; plain text and other roots are not."""
+    with TlsServer(tmp_path, certificate, client=certificate) as server:
+        with secure(server, certificate) as channel:
+            assert answers(channel)
+        stranger = make_certificate(tmp_path / "stranger")
+        for channel in (grpc.insecure_channel(server.address), secure(server, stranger)):
+            with channel:
+                assert failure_of(channel, request_of("a"), timeout_s=5).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_mutual_tls_asks_clients_for_a_certificate(tmp_path: Path, certificate: CertificateFiles) -> None:
+    """One that the authority signed is let in; none and another's are not."""
+    authority = ("--tls-client-authority", str(certificate.root))
+    with TlsServer(tmp_path, certificate, *authority, client=certificate) as server:
+        with secure(server, certificate, client=certificate) as channel:
+            assert answers(channel)
+        stranger = make_certificate(tmp_path / "stranger")
+        for client in (None, stranger):
+            with secure(server, certificate, client=client) as channel:
+                assert failure_of(channel, request_of("a"), timeout_s=5).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_certificates_are_renewed_without_a_restart(tmp_path: Path) -> None:
+    """New connections see the new files; a broken file changes nothing."""
+    live = make_certificate(tmp_path / "live")
+    old_root = live.root.read_bytes()
+    with TlsServer(tmp_path, live, client=live) as server:
+        live.certificate.write_text("not a certificate")
+        renewed = make_certificate(tmp_path / "renewed")
+        for name in ("root.crt", "server.key", "server.crt"):
+            os.replace(renewed.root.parent / name, live.root.parent / name)
+        with secure(server, live) as channel:
+            assert answers(channel)
+        old = grpc.ssl_channel_credentials(old_root)
+        with grpc.secure_channel(f"localhost:{server.port}", old) as channel:
+            assert failure_of(channel, request_of("a"), timeout_s=5).code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Iterator[tuple[ServerProcess, Path]]:
+    keys = tmp_path / "keys"
+    keys.write_text(
+        f"# who may call\nsearch {SEARCH_KEY}\nnightly {NIGHTLY_KEY} concurrency=1 tokens_per_minute=600\n"
+    )
+    with ServerProcess(
+        tmp_path, "--api-keys-file", str(keys), "--simulated-tokens-per-second", "1000"
+    ) as server:
+        yield server, keys
+
+
+def test_only_known_keys_are_answered_and_health_needs_none(keyed: tuple[ServerProcess, Path]) -> None:
+    """No key and a wrong key are UNAUTHENTICATED, on every method."""
+    server, _ = keyed
+    assert server.health() == 1
+    with grpc.insecure_channel(server.address) as channel:
+        assert answers(channel, SEARCH_KEY)
+        for metadata in (
+            (),
+            (("authorization", "Bearer wrong"),),
+            (("authorization", f"Basic {SEARCH_KEY}"),),
+        ):
+            failure = failure_of(channel, request_of("a"), metadata=metadata)
+            assert failure.code() is grpc.StatusCode.UNAUTHENTICATED
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            list(stub.RerankStream(iter([rerank_pb2.RerankStreamRequest(id="1")]), timeout=10))
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_keys_change_without_a_restart(keyed: tuple[ServerProcess, Path]) -> None:
+    """A removed key stops working, a new one starts; a broken file changes nothing."""
+    server, keys = keyed
+    new_key = "another-key-0123456789"
+    with grpc.insecure_channel(server.address) as channel:
+        keys.write_text("only-a-name\n")
+        wait_until(
+            lambda: answers(channel, SEARCH_KEY) and "not reloaded" in server.log.read_text(), "the log"
+        )
+        keys.write_text(f"other {new_key}\n")
+
+        def refused() -> bool:
+            try:
+                return not answers(channel, SEARCH_KEY)
+            except grpc.RpcError:
+                return True
+
+        wait_until(refused, "the old key to be refused")
+        assert answers(channel, new_key)
+
+
+def test_a_key_has_its_own_limits(keyed: tuple[ServerProcess, Path]) -> None:
+    """Concurrency and tokens a minute end in RESOURCE_EXHAUSTED with pushback; others are not affected."""
+    server, _ = keyed
+    nightly = (("authorization", f"Bearer {NIGHTLY_KEY}"),)
+    with grpc.insecure_channel(server.address) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        documents = [f"{'word ' * 90}{i}" for i in range(20)]
+        long = stub.Rerank.future(request_of(*documents), timeout=30, metadata=nightly)
+
+        def refusal() -> grpc.Call | None:
+            try:
+                stub.Rerank(request_of("b"), timeout=10, metadata=nightly)
+            except grpc.RpcError as error:
+                assert isinstance(error, grpc.Call)
+                return error
+            return None
+
+        failure = awaited(refusal, "the key's one place to be taken")
+        assert failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "limit is 1" in (failure.details() or "")
+        assert answers(channel, SEARCH_KEY)
+        long.result()
+        failure = awaited(refusal, "the tokens to be used up")
+        assert "600 tokens a minute" in (failure.details() or "")
+        pushback = dict(failure.trailing_metadata() or ())["grpc-retry-pushback-ms"]
+        assert int(pushback) > 10_000
+        assert answers(channel, SEARCH_KEY)
+
+
+def test_no_key_is_ever_logged_or_answered(keyed: tuple[ServerProcess, Path]) -> None:
+    """Neither good nor bad keys appear in the log or in an error."""
+    server, keys = keyed
+    wrong = "wrong-key-0123456789"
+    with grpc.insecure_channel(server.address) as channel:
+        answers(channel, SEARCH_KEY)
+        failure = failure_of(channel, request_of("a"), metadata=(("authorization", f"Bearer {wrong}"),))
+        keys.write_text(f"search {SEARCH_KEY} nonsense\n")
+        wait_until(
+            lambda: answers(channel, SEARCH_KEY) and "not reloaded" in server.log.read_text(), "the log"
+        )
+    said = server.log.read_text() + str(failure.details()) + str(failure.trailing_metadata())
+    assert not any(key in said for key in (SEARCH_KEY, NIGHTLY_KEY, wrong))
+
+
+def test_concurrent_callers_keep_their_names(keyed: tuple[ServerProcess, Path]) -> None:
+    """One caller's limit is never charged to another that calls at the same time."""
+    server, _ = keyed
+    failures: list[Exception] = []
+
+    def call() -> None:
+        try:
+            with grpc.insecure_channel(server.address) as channel:
+                for _ in range(10):
+                    answers(channel, SEARCH_KEY)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--api-keys-file", "/nowhere"), "--api-keys-file /nowhere"),
+        (("--tls-certificate", "/nowhere"), "--tls-certificate and --tls-key go together"),
+        (("--tls-certificate", "/nowhere", "--tls-key", "/nowhere"), "/nowhere"),
+        (("--tls-client-authority", "/nowhere"), "--tls-client-authority: needs"),
+    ],
+)
+def test_wrong_files_are_one_clear_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    """Before a model is loaded."""
+    process = ServerProcess(tmp_path, *options, port=free_port())
+    process.start()
+    assert process.process.wait(30) == 2
+    last = process.log.read_text().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert said in last
