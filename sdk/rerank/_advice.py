@@ -37,7 +37,8 @@ WITH_TLS = (
     # of these ways the race ends.
     (
         r"Socket closed|Connection reset|Broken pipe|[Hh]andshake|Endpoint closing",
-        "the server hung up during the TLS handshake; if it speaks plain text there, pass tls=False",
+        "the server hung up during the TLS handshake; if it wants a client certificate, pass "
+        "tls=TLSConfig(client_certificate=..., client_key=...); if it speaks plain text, pass tls=False",
     ),
 )
 
@@ -52,7 +53,7 @@ WITHOUT_TLS = (
     ),
 )
 
-ALWAYS = (
+ALWAYS: tuple[tuple[str, str], ...] = (
     (r"Connection refused", "nothing listens there; check host and port, and that the server is up"),
     (r"DNS resolution failed|Domain name not found", "the name does not resolve; check the host"),
     (r"No such file", "the socket does not exist; check the path"),
@@ -62,7 +63,11 @@ ALWAYS = (
 
 def connection_advice(details: str, settings: ClientSettings) -> str:
     """Return "; what to do" for a failure to connect, or nothing for any other."""
-    for pattern, advice in (*ALWAYS, *(WITH_TLS if settings.tls else WITHOUT_TLS)):
+    advices = ALWAYS
+    # A connection that worked and broke later says some of the same words.
+    if "failed to connect" in details:
+        advices += WITH_TLS if settings.tls else WITHOUT_TLS
+    for pattern, advice in advices:
         if re.search(pattern, details):
             return f"; {advice}"
     return ""

@@ -115,7 +115,9 @@ class ScoringServer(rerank_pb2_grpc.RerankServiceServicer):
 
     @property
     def target(self) -> str:
-        return f"localhost:{self.port}"
+        # Not "localhost": that has a second address, on which nobody listens, and gRPC tells
+        # of the last one that failed.
+        return f"127.0.0.1:{self.port}"
 
     def report(self, status: str) -> None:
         """Change what the health check says about the service."""
