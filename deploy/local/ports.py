@@ -1,0 +1,37 @@
+"""Which ports of this machine are free."""
+
+import socket
+
+__all__ = ["LOOPBACK", "free_port", "free_port_prefix", "is_free"]
+
+LOOPBACK = "127.0.0.1"
+# Blocks of a hundred ports below those that systems give to outgoing connections.
+PREFIXES = range(501, 320, -1)
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on the port."""
+    with socket.socket() as probe:
+        # As the servers do: a port that was closed a moment ago is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def free_port_prefix(count: int) -> int | None:
+    """A prefix such as 501 whose first `count` ports, 50100 and up, are free; None when there is none."""
+    for prefix in PREFIXES:
+        if all(is_free(prefix * 100 + index) for index in range(count)):
+            return prefix
+    return None
