@@ -21,7 +21,10 @@ LAYERS = [
 # `ops` watches the engine and is used by the top alone.
 OPS = "server.ops"
 OPS_MAY_IMPORT = {"server.ops", "server.engine", "server.errors", "server.config"}
-OPS_USERS = {"server.app", "server.__main__", "server.ops"}
+OPS_USERS = {"server.app", "server.__main__", "server.ops", "server.healthgate"}
+# A process of its own beside Nginx; it shares errors and the log's format with the server.
+HEALTHGATE = "server.healthgate"
+HEALTHGATE_MAY_IMPORT = {"server.healthgate", "server.errors", "server.ops.logging"}
 
 PROTOCOLS = {
     "grpc",
@@ -71,7 +74,10 @@ def test_no_module_imports_a_layer_above_its_own(path: Path) -> None:
     """app -> transport -> reranker -> engine -> models -> (config, errors)."""
     name = name_of(path)
     for imported in sorted(i for i in imports_of(path) if i.split(".")[0] == "server"):
-        if within(imported, OPS):
+        if within(name, HEALTHGATE) or within(imported, HEALTHGATE):
+            assert within(name, HEALTHGATE), f"{name} imports {imported}"
+            assert any(within(imported, package) for package in HEALTHGATE_MAY_IMPORT)
+        elif within(imported, OPS):
             assert any(within(name, user) for user in OPS_USERS), f"{name} imports {imported}"
         elif within(name, OPS):
             allowed = imported == "server" or any(within(imported, package) for package in OPS_MAY_IMPORT)
