@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -32,6 +32,9 @@ from rerank.v1 import rerank_pb2_grpc
 
 __all__ = ["AsyncGrpcTransport", "AsyncTransport"]
 
+
+# How long to wait for a server's headers before the first request of a stream is sent.
+ACCEPTANCE_S = 0.25
 
 Queries = Iterable[Query[K, T]] | AsyncIterable[Query[K, T]]
 Events = asyncio.Queue[Event]
@@ -189,15 +192,18 @@ class AsyncGrpcTransport:
 
     def _open_stream(self, call: Call, generation: int, events: Events) -> "_Stream":
         outgoing: asyncio.Queue[wire.RerankStreamRequest | None] = asyncio.Queue()
+        accepted = asyncio.Event()
         # No deadline for the stream itself: each of its queries has one.
-        responses = self._connected(call).stub.RerankStream(_drain(outgoing), metadata=call.metadata)
+        responses = self._connected(call).stub.RerankStream(
+            _drain(outgoing, accepted), metadata=call.metadata
+        )
 
         def explain(failed: BaseException | None) -> RerankError:
             if isinstance(failed, grpc.aio.AioRpcError):
                 return error_of_failure(Failure.of(failed), self._settings, call)
             return closed_error(call) if self._closed else ended_early_error(self._settings, call)
 
-        return _Stream(responses, outgoing, generation, events, explain)
+        return _Stream(responses, outgoing, accepted, generation, events, explain)
 
     def _connected(self, call: Call) -> _Connection:
         if self._closed:
@@ -215,7 +221,7 @@ class AsyncGrpcTransport:
         return self._connection
 
     @contextlib.contextmanager
-    def _errors(self, call: Call) -> Any:
+    def _errors(self, call: Call) -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as failed:
@@ -238,6 +244,7 @@ class _Stream:
         self,
         responses: Any,
         outgoing: "asyncio.Queue[wire.RerankStreamRequest | None]",
+        accepted: asyncio.Event,
         generation: int,
         events: Events,
         explain: Callable[[BaseException | None], RerankError],
@@ -245,6 +252,7 @@ class _Stream:
         self.generation = generation
         self._responses = responses
         self._outgoing = outgoing
+        self._accepted = accepted
         self._events = events
         self._explain = explain
         self._reader = asyncio.create_task(self._read(), name="rerank-stream-reader")
@@ -267,8 +275,10 @@ class _Stream:
     async def _read(self) -> None:
         failure: BaseException | None = None
         try:
+            servers = served_by(await self._responses.initial_metadata())
+            if servers:
+                self._accepted.set()
             async for response in self._responses:
-                servers = served_by(await self._responses.initial_metadata())
                 self._events.put_nowait(Answered(self.generation, response, servers))
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as failed:
             failure = failed
@@ -290,7 +300,7 @@ async def _read_source(queries: Queries[K, T], events: Events, window: asyncio.S
         events.put_nowait(SourceEnded())
 
 
-async def _as_async(queries: Queries[K, T]) -> Any:
+async def _as_async(queries: Queries[K, T]) -> AsyncGenerator[Query[K, T], None]:
     if isinstance(queries, AsyncIterable):
         async for query in queries:
             yield query
@@ -299,7 +309,16 @@ async def _as_async(queries: Queries[K, T]) -> Any:
             yield query
 
 
-async def _drain(outgoing: "asyncio.Queue[wire.RerankStreamRequest | None]") -> Any:
+async def _drain(
+    outgoing: "asyncio.Queue[wire.RerankStreamRequest | None]", accepted: asyncio.Event
+) -> AsyncGenerator[wire.RerankStreamRequest, None]:
+    """Give gRPC what to send, but not before the server has taken the call, if it says so in time.
+
+    grpc.aio forgets why a call was refused when it fails to write to it (grpc#36066), so
+    an expired API key would look like an internal error.
+    """
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(accepted.wait(), ACCEPTANCE_S)
     while (request := await outgoing.get()) is not None:
         yield request
 

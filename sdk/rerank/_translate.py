@@ -76,6 +76,9 @@ CODE_OF_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in gr
 BODY_TOO_LARGE = re.compile(r"\b(?:status: ?413|413 \(|http2 header with status: 413)")
 MESSAGE_TOO_LARGE = re.compile(r"message larger than max|message size|larger than max", re.IGNORECASE)
 
+# What grpc.aio says when a stream broke under a write and the status got lost (grpc#36066).
+LOST_STATUS = "Internal error from Core"
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -110,7 +113,7 @@ def error_of_failure(failure: Failure, settings: ClientSettings, call: Call) -> 
     kind = _kind(failure)
     return kind(
         _message(failure, kind, settings, call),
-        code=failure.code,
+        code=grpc.StatusCode.UNAVAILABLE if failure.details == LOST_STATUS else failure.code,
         reason=kind.default_reason if kind is not RerankError else "",
         request_id=call.request_id,
         retry_after_s=_pushback_s(failure),
@@ -158,6 +161,8 @@ def served_by(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, 
 
 
 def _kind(failure: Failure) -> type[RerankError]:
+    if failure.details == LOST_STATUS:
+        return UnavailableError
     if BODY_TOO_LARGE.search(failure.details):
         return TooLargeError
     if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and MESSAGE_TOO_LARGE.search(failure.details):
