@@ -39,6 +39,8 @@ def _advice(value: Any, has_text: bool) -> str:
     kind = type(value).__name__
     if has_text:
         return f"text= returned {kind}, not a string"
+    if isinstance(value, bytes):
+        return "is bytes, not a string; pass text=bytes.decode"
     if isinstance(value, Mapping):
         keys = [key for key in value if isinstance(value[key], str)]
         key = next((name for name in KNOWN_TEXT_ATTRIBUTES if name in keys), next(iter(keys), "text"))
