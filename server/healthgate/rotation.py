@@ -4,6 +4,8 @@
 - Silence takes it out after `silent_answers` in a row: one lost packet is no outage.
 - SERVING takes it back at once, unless it flaps: each further exit within
   `flap_window_s` doubles how long it must stay out.
+- Damping is a luxury: while fewer than `min_share` of the servers are in, those that
+  say SERVING are in whatever their past.
 - When nobody is left, everybody is in: the checks are more likely to be wrong than
   the whole fleet is to be dead, and if it is dead, nothing is lost by trying.
 """
@@ -34,11 +36,15 @@ class RotationPolicy:
     """Exits within the window that are not held against a server."""
     first_hold_s: float = 2.0
     max_hold_s: float = 60.0
+    min_share: float = 0.5
+    """Of all servers; with fewer in, nobody who serves is held out."""
 
 
 @dataclass(slots=True)
 class _Server:
     is_in: bool = False
+    serves: bool = False
+    """What it said last."""
     reason: str = "not asked yet"
     silent: int = 0
     exits_s: deque[float] = field(default_factory=deque)
@@ -61,6 +67,9 @@ class Rotation:
         server = self._servers.get(address)
         if server is None:
             return
+        # Of one silence nothing follows, neither for a server that is in nor for one that is held out.
+        if answer is not Answer.SILENCE or server.silent + 1 >= self._policy.silent_answers:
+            server.serves = answer is Answer.SERVING
         if answer is Answer.SERVING:
             server.silent = 0
             if now_s >= server.held_until_s:
@@ -76,15 +85,23 @@ class Rotation:
 
     def members(self) -> dict[str, str]:
         """Every server, with the reason why it is out, or the empty string when it is in."""
-        reasons = {address: server.reason for address, server in self._servers.items()}
-        if all(reasons.values()):
-            return dict.fromkeys(reasons, "")
-        return reasons
+        chosen = self._chosen()
+        return {
+            address: "" if address in chosen else server.reason for address, server in self._servers.items()
+        }
 
     @property
     def fails_open(self) -> bool:
         """Whether everybody is in because nobody looked alive."""
-        return bool(self._servers) and not any(server.is_in for server in self._servers.values())
+        return bool(self._servers) and not any(server.serves for server in self._servers.values())
+
+    def _chosen(self) -> set[str]:
+        if self.fails_open:
+            return set(self._servers)
+        chosen = {address for address, server in self._servers.items() if server.is_in}
+        if len(chosen) < self._policy.min_share * len(self._servers):
+            chosen |= {address for address, server in self._servers.items() if server.serves}
+        return chosen
 
     def _leave(self, server: _Server, now_s: float) -> None:
         policy = self._policy

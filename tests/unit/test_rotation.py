@@ -52,6 +52,22 @@ def test_when_all_look_dead_all_are_in() -> None:
     assert not rotation.fails_open
 
 
+def test_damping_never_takes_out_more_than_half() -> None:
+    """Servers that flap and serve stand in while fewer than half of all are in."""
+    rotation = rotation_of("a", "b", "c", "d")
+    for _ in range(3):
+        for name in "ab":
+            rotation.observe(name, Answer.NOT_SERVING, 1.0)
+            rotation.observe(name, Answer.SERVING, 1.5)
+    assert members_in(rotation) == {"c", "d"}
+    rotation.observe("c", Answer.NOT_SERVING, 2.0)
+    assert members_in(rotation) == {"a", "b", "d"}
+    rotation.observe("a", Answer.NOT_SERVING, 2.0)
+    assert members_in(rotation) == {"b", "d"}
+    rotation.observe("c", Answer.SERVING, 2.5)
+    assert members_in(rotation) == {"c", "d"}
+
+
 def test_flapping_is_damped_and_forgiven() -> None:
     """The third exit in a minute holds the server out, longer each time; a quiet minute clears it."""
     rotation = rotation_of("a", "b")
