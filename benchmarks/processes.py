@@ -80,6 +80,13 @@ class ServerProcess:
     ) -> None:
         self._stop()
 
+    @property
+    def pid(self) -> int:
+        """The id of the process, also after its end."""
+        if self._process is None:
+            raise RuntimeError(f"{self._command[0]} was not started")
+        return self._process.pid
+
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         give_up_at_s = time.monotonic() + READY_TIMEOUT_S
         while not self._is_ready():
