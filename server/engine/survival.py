@@ -2,6 +2,10 @@
 
 Scoring is pointwise, so a batch may be cut in any way. Halving finds a pair that
 fails alone in a logarithmic number of tries, and everyone else is answered.
+
+When nothing of a batch could be scored, either its pairs are to blame or the device.
+A harmless pair tells: if that fails too, the device is as good as lost, and callers are
+better served elsewhere than by errors that look like theirs.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,9 +13,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from server.engine.pairs import Failure, Outcome, QueuedPair
-from server.models.base import DeviceLost, DeviceOutOfMemory, Logits, Model, PendingLogits
+from server.models.base import DeviceLost, DeviceOutOfMemory, Logits, Model, PendingLogits, Windowing
 
-__all__ = ["finish_batch", "score_batch"]
+__all__ = ["finish_batch", "require_device", "score_batch"]
+
+HARMLESS_WORD = "harmless"
 
 OnOutOfMemory = Callable[[int], None]
 
@@ -36,6 +42,26 @@ def finish_batch(
 ) -> list[Outcome]:
     """Wait for a batch that was submitted before; like `score_batch` in all else."""
     return _survive(model, pairs, pending.wait, on_out_of_memory)
+
+
+def require_device(model: Model) -> None:
+    """Score a harmless pair.
+
+    Raises:
+        DeviceLost: not even that could be scored.
+    """
+    try:
+        query = model.encode_query(HARMLESS_WORD)
+        [document] = model.encode_documents(query, [HARMLESS_WORD], Windowing())
+        logits = model.submit([document.pairs[0]]).wait()
+    except DeviceLost:
+        raise
+    except Exception as error:
+        raise DeviceLost(
+            f"not even a harmless pair can be scored: {type(error).__name__}: {error}"
+        ) from error
+    if not np.isfinite(logits).all():
+        raise DeviceLost(f"a harmless pair scores {logits[0]}")
 
 
 def _survive(

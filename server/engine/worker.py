@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.engine.budget import TokenBudget
-from server.engine.pairs import Outcome, QueuedPair
+from server.engine.pairs import Failure, Outcome, QueuedPair
 from server.engine.scheduler import Batch
-from server.engine.survival import finish_batch, score_batch
+from server.engine.survival import finish_batch, require_device, score_batch
 from server.engine.work_queue import WorkQueue
 from server.models.base import DeviceLost, Model, PendingLogits
 
@@ -135,6 +135,8 @@ class DeviceWorker:
             outcomes = score_batch(self._model, batch.pairs, self._shrink)
         else:
             outcomes = finish_batch(self._model, batch.pairs, submitted.pending, self._shrink)
+        if all(isinstance(outcome, Failure) for outcome in outcomes):
+            require_device(self._model)
         if not self._ran_out_of_memory:
             self._budget.succeed()
         finished_s = time.monotonic()

@@ -12,6 +12,8 @@ device do what the word says, and batches above `memory_tokens` run out of memor
     simulate_error        every batch that holds the pair raises
     simulate_stuck        the batch never ends
     simulate_lost         the device is gone for good
+    simulate_broken       from now on every batch raises, whatever is in it
+    simulate_squeezed     from now on batches above 100 tokens run out of memory
 """
 
 import hashlib
@@ -45,8 +47,16 @@ DEFAULT_TOKEN_BUDGET = 2048
 SPECIAL_TOKENS = 3
 _CLASSIFY, _SEPARATE = 0, 1
 # Beyond the ids of ordinary words.
-_NAN, _ERROR, _STUCK, _LOST = 40_001, 40_002, 40_003, 40_004
-_FAILURES = {"simulate_nan": _NAN, "simulate_error": _ERROR, "simulate_stuck": _STUCK, "simulate_lost": _LOST}
+_NAN, _ERROR, _STUCK, _LOST, _BROKEN, _SQUEEZED = 40_001, 40_002, 40_003, 40_004, 40_005, 40_006
+_FAILURES = {
+    "simulate_nan": _NAN,
+    "simulate_error": _ERROR,
+    "simulate_stuck": _STUCK,
+    "simulate_lost": _LOST,
+    "simulate_broken": _BROKEN,
+    "simulate_squeezed": _SQUEEZED,
+}
+SQUEEZED_TOKENS = 100
 _WORD = re.compile(r"\w+|[^\w\s]", re.UNICODE)
 
 
@@ -74,6 +84,7 @@ class SimulatedModel:
         time.sleep(settings.startup_s)
         self._tokens_per_second = settings.tokens_per_second
         self._memory_tokens = settings.memory_tokens or math.inf
+        self._broken = False
         self._free_at_s = 0.0
         self.info = ModelInfo(
             model_id=SIMULATED_MODEL_ID,
@@ -130,12 +141,15 @@ class SimulatedModel:
     def submit(self, pairs: Sequence[EncodedPair]) -> _Done:
         """Score at once, and be done after the time that a device of this speed would take."""
         tokens = sum(pair.tokens for pair in pairs)
+        present = {failure for pair in pairs for failure in _FAILURES.values() if failure in pair.token_ids}
+        if _SQUEEZED in present:
+            self._memory_tokens = min(self._memory_tokens, SQUEEZED_TOKENS)
+        self._broken |= _BROKEN in present
         if tokens > self._memory_tokens:
             raise DeviceOutOfMemory(f"{tokens} tokens do not fit into {self._memory_tokens}")
-        present = {failure for pair in pairs for failure in _FAILURES.values() if failure in pair.token_ids}
         if _LOST in present:
             raise DeviceLost("simulated")
-        if _ERROR in present:
+        if self._broken or _ERROR in present:
             raise RuntimeError("simulated")
         started_s = max(time.monotonic(), self._free_at_s)
         self._free_at_s = started_s + tokens / self._tokens_per_second

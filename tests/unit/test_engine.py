@@ -272,6 +272,22 @@ async def test_a_lost_device_fails_everyone_and_tells_the_server() -> None:
     assert len(lost) == 1
 
 
+async def test_a_device_that_fails_everything_is_lost() -> None:
+    """When not even a harmless pair can be scored, callers are sent elsewhere, poisoned pair or not."""
+    lost: list[str] = []
+    async with running(model_with(), on_lost=lost.append) as engine:
+        for _ in range(3):
+            with_poison = await engine.score(ScoreRequest("a", ["simulate_error"]))
+            assert isinstance(with_poison.outcomes[0], Failure)
+        assert not lost
+        with pytest.raises(NotReady):
+            await engine.score(ScoreRequest("a", ["simulate_broken"]))
+        await until(lambda: bool(lost))
+        with pytest.raises(NotReady):
+            await engine.score(ScoreRequest("a", ["b"]))
+    assert len(lost) == 1
+
+
 async def test_a_stuck_batch_shows() -> None:
     """The watchdog can see how long the device has been busy."""
     async with running(model_with()) as engine:
