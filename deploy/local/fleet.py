@@ -120,7 +120,7 @@ class Fleet:
             if not self._supervisor.running:
                 raise FleetError(f"supervisord ended; see {self._logs / 'supervisord.log'}")
             for state in self._supervisor.states() or ():
-                if state.state == "FATAL":
+                if state.state in {"EXITED", "FATAL"}:
                     raise FleetError(_failure(state))
                 if state.pid and state.pid != pids.get(state.name):
                     self._console.print(f"[yellow]{state.name} was restarted[/]; its log: {state.log}")
@@ -193,6 +193,7 @@ class Fleet:
             FleetError: a process ended.
         """
         started_s = time.monotonic()
+        pids: dict[str, int] = {}
         waiting = {
             name: grpc.insecure_channel(address, options=IMPATIENT) for name, address in self.servers.items()
         }
@@ -202,7 +203,7 @@ class Fleet:
             for channel in waiting.values():
                 stack.enter_context(channel)
             while waiting:
-                self._require_running()
+                self._require_running(pids)
                 waited_s = time.monotonic() - started_s
                 status.update(f"waiting for {', '.join(waiting)} ({waited_s:.0f} s)")
                 for name in [name for name, channel in waiting.items() if _serves(channel)]:
@@ -214,9 +215,10 @@ class Fleet:
                 if waiting:
                     time.sleep(POLL_INTERVAL_S)
 
-    def _require_running(self) -> None:
+    def _require_running(self, pids: dict[str, int]) -> None:
+        """Fail when a process has ended, even if supervisord was quick to start it again."""
         for state in self._supervisor.states() or ():
-            if state.failed:
+            if state.failed or (state.pid and pids.setdefault(state.name, state.pid) != state.pid):
                 raise FleetError(_failure(state))
         if not self._supervisor.running:
             raise FleetError(f"supervisord could not start:\n{_tail(self._logs / 'supervisord.out')}")
@@ -252,7 +254,7 @@ def _serves(channel: grpc.Channel) -> bool:
 
 
 def _failure(state: ProcessState) -> str:
-    return f"{state.name} ended ({state.description}). The end of {_shown(state.log)}:\n{_tail(state.log)}"
+    return f"{state.name} could not be kept running. The end of {_shown(state.log)}:\n{_tail(state.log)}"
 
 
 def _tail(log: Path) -> str:

@@ -1,12 +1,13 @@
 """Which ports of this machine are free."""
 
+import random
 import socket
 
 __all__ = ["LOOPBACK", "free_port", "free_port_prefix", "is_free"]
 
 LOOPBACK = "127.0.0.1"
 # Blocks of a hundred ports below those that systems give to outgoing connections.
-PREFIXES = range(501, 320, -1)
+PREFIXES = range(200, 320)
 
 
 def is_free(port: int) -> bool:
@@ -30,8 +31,10 @@ def free_port() -> int:
 
 
 def free_port_prefix(count: int) -> int | None:
-    """A prefix such as 501 whose first `count` ports, 50100 and up, are free; None when there is none."""
-    for prefix in PREFIXES:
+    """A prefix such as 271 whose first `count` ports, 27100 and up, are free; None when there is none."""
+    # In random order: servers listen only once their model is loaded, so that another
+    # fleet which starts meanwhile finds the same ports free.
+    for prefix in random.sample(PREFIXES, len(PREFIXES)):
         if all(is_free(prefix * 100 + index) for index in range(count)):
             return prefix
     return None

@@ -37,7 +37,6 @@ class ProcessState:
     """STARTING, RUNNING, BACKOFF, STOPPING, STOPPED, EXITED, FATAL or UNKNOWN."""
     pid: int
     """0 when it does not run."""
-    description: str
     log: Path
 
     @property
@@ -74,9 +73,6 @@ class Supervisor:
         self._log = log
         self._directory = directory
         self._socket_file = socket_file
-        # The URL is only there to satisfy the library: the transport knows the socket.
-        transport = SupervisorTransport(None, None, f"unix://{socket_file}")
-        self._proxy: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         self._process: subprocess.Popen[bytes] | None = None
         self._pids: set[int] = set()
 
@@ -118,14 +114,18 @@ class Supervisor:
 
     def states(self) -> list[ProcessState] | None:
         """The state of every process; None while supervisord does not answer."""
+        # The URL is only there to satisfy the library: the transport knows the socket. A transport
+        # that was refused once never recovers, and early on supervisord refuses: one for each call.
+        transport = SupervisorTransport(None, None, f"unix://{self._socket_file}")
+        proxy: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         try:
-            rows: list[dict[str, Any]] = self._proxy.supervisor.getAllProcessInfo()
+            rows: list[dict[str, Any]] = proxy.supervisor.getAllProcessInfo()
         except (OSError, HTTPException, xmlrpc.client.Error):
             return None
+        finally:
+            transport.close()
         states = [
-            ProcessState(
-                row["name"], row["statename"], row["pid"], row["description"], Path(row["stdout_logfile"])
-            )
+            ProcessState(row["name"], row["statename"], row["pid"], Path(row["stdout_logfile"]))
             for row in rows
         ]
         self._pids |= {state.pid for state in states if state.pid}
