@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from rerank._api_key import AsyncApiKey, check_api_key
 from rerank._async_transport import AsyncGrpcTransport, AsyncTransport
-from rerank._errors import RerankError
+from rerank._errors import RerankError, TooLargeError
 from rerank._health import ServingStatus
 from rerank._hedging import HedgePolicy
 from rerank._model_info import ModelInfo, model_info
@@ -28,7 +28,7 @@ from rerank._settings import (
     begin_call,
     client_settings,
 )
-from rerank._sharding import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MAX_REQUEST_DOCUMENTS
+from rerank._sharding import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MAX_REQUEST_DOCUMENTS, is_cured_by_splitting
 from rerank._stream import Query, StreamSession
 from rerank._tls import TLSConfig
 from rerank._type_variables import K, T
@@ -85,6 +85,7 @@ class AsyncRerankClient:
 
     def _open(self, settings: ClientSettings, transport: AsyncTransport, api_key: AsyncApiKey | None) -> None:
         self._settings = settings
+        self._limits = settings.limits
         self._transport = transport
         self._api_key = api_key
         self._closed = False
@@ -121,9 +122,19 @@ class AsyncRerankClient:
             priority=priority,
             instruction=instruction,
         )
-        planned = plan(query, documents, text=text, options=options, limits=self._settings.limits)
+        planned = plan(query, documents, text=text, options=options, limits=self._limits)
         call = await self._begin(timeout_s, request_id)
-        return planned.merge(await self._transport.gather(planned, call), request_id=call.request_id)
+        try:
+            replies = await self._transport.gather(planned, call)
+        except TooLargeError as error:
+            if not is_cured_by_splitting(error):
+                raise
+            # This server takes less than the client thought: learn how much, and cut again.
+            info = model_info(await self._transport.get_model(call))
+            self._limits = self._limits.narrowed(info.limits, error)
+            planned = plan(query, planned.documents, text=text, options=options, limits=self._limits)
+            replies = await self._transport.gather(planned, call)
+        return planned.merge(replies, request_id=call.request_id)
 
     def rerank_many(
         self,
@@ -175,6 +186,7 @@ class AsyncRerankClient:
             text=text,
             options=options,
             settings=self._settings,
+            limits=self._limits,
             call=await self._begin(timeout_s, request_id),
         )
         async with contextlib.aclosing(self._transport.stream(session, queries)) as outcomes:

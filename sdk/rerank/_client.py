@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rerank._api_key import ApiKey, check_api_key
-from rerank._errors import RerankError
+from rerank._errors import RerankError, TooLargeError
 from rerank._health import ServingStatus
 from rerank._hedging import HedgePolicy
 from rerank._model_info import ModelInfo, model_info
@@ -25,7 +25,7 @@ from rerank._settings import (
     begin_call,
     client_settings,
 )
-from rerank._sharding import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MAX_REQUEST_DOCUMENTS
+from rerank._sharding import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_MAX_REQUEST_DOCUMENTS, is_cured_by_splitting
 from rerank._stream import Query, StreamSession
 from rerank._tls import TLSConfig
 from rerank._transport import GrpcTransport, Transport
@@ -100,6 +100,7 @@ class RerankClient:
 
     def _open(self, settings: ClientSettings, transport: Transport, api_key: ApiKey | None) -> None:
         self._settings = settings
+        self._limits = settings.limits
         self._transport = transport
         self._api_key = api_key
         self._closed = False
@@ -158,9 +159,19 @@ class RerankClient:
             priority=priority,
             instruction=instruction,
         )
-        planned = plan(query, documents, text=text, options=options, limits=self._settings.limits)
+        planned = plan(query, documents, text=text, options=options, limits=self._limits)
         call = self._begin(timeout_s, request_id)
-        return planned.merge(self._transport.gather(planned, call), request_id=call.request_id)
+        try:
+            replies = self._transport.gather(planned, call)
+        except TooLargeError as error:
+            if not is_cured_by_splitting(error):
+                raise
+            # This server takes less than the client thought: learn how much, and cut again.
+            info = model_info(self._transport.get_model(call))
+            self._limits = self._limits.narrowed(info.limits, error)
+            planned = plan(query, planned.documents, text=text, options=options, limits=self._limits)
+            replies = self._transport.gather(planned, call)
+        return planned.merge(replies, request_id=call.request_id)
 
     def rerank_many(
         self,
@@ -218,7 +229,11 @@ class RerankClient:
             instruction=instruction,
         )
         session: StreamSession[K, T] = StreamSession(
-            text=text, options=options, settings=self._settings, call=self._begin(timeout_s, request_id)
+            text=text,
+            options=options,
+            settings=self._settings,
+            limits=self._limits,
+            call=self._begin(timeout_s, request_id),
         )
         return self._transport.stream(session, queries)
 

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["ShardLimits", "document_cost_bytes", "split"]
+from rerank._errors import TooLargeError
+from rerank._model_info import Limits
+
+__all__ = ["ShardLimits", "document_cost_bytes", "is_cured_by_splitting", "split"]
 
 DEFAULT_MAX_REQUEST_BYTES = 4 * 1024 * 1024
 DEFAULT_MAX_REQUEST_DOCUMENTS = 128
@@ -23,6 +26,22 @@ class ShardLimits:
         ):
             if value < 1:
                 raise ValueError(f"{field}: must be at least 1, not {value}")
+
+    def narrowed(self, server: Limits, error: TooLargeError) -> "ShardLimits":
+        """Return limits that this server accepts as well; raise the error if these do already."""
+        narrower = ShardLimits(
+            # 0 is how a server says that it has no such limit.
+            max_bytes=min(self.max_bytes, server.max_request_bytes or self.max_bytes),
+            max_documents=min(self.max_documents, server.max_documents or self.max_documents),
+        )
+        if narrower == self:
+            raise error
+        return narrower
+
+
+def is_cured_by_splitting(error: TooLargeError) -> bool:
+    """Whether the request as a whole was too large, and not its query or one of its documents."""
+    return error.field in ("", "documents")
 
 
 def document_cost_bytes(text_bytes: int) -> int:

@@ -23,6 +23,7 @@ from rerank._options import RerankOptions
 from rerank._plan import Plan, Reply, plan
 from rerank._results import Ranking
 from rerank._settings import Call, ClientSettings
+from rerank._sharding import ShardLimits
 from rerank._translate import error_of_message, is_retryable
 from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
@@ -103,6 +104,7 @@ class StreamSession(Generic[K, T]):
         text: Callable[[T], str] | None,
         options: RerankOptions,
         settings: ClientSettings,
+        limits: ShardLimits,
         call: Call,
         spread: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -111,6 +113,7 @@ class StreamSession(Generic[K, T]):
         self._text = text
         self._options = options
         self._settings = settings
+        self._limits = limits
         self._spread = spread
         self._source_ended = False
         self._open: dict[int, _Open[K, T]] = {}
@@ -200,7 +203,7 @@ class StreamSession(Generic[K, T]):
             query.documents,
             text=self._text,
             options=self._options,
-            limits=self._settings.limits,
+            limits=self._limits,
         )
 
     def _answer(

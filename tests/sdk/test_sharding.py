@@ -235,6 +235,15 @@ def test_servers_that_took_part_are_listed_once(connect: Connect) -> None:
         assert len(ranking.servers) == len(set(ranking.servers))
 
 
+def test_a_limit_that_splitting_does_not_cure_is_told(client: Twin, server: ScoringServer) -> None:
+    """A proxy that takes less than its server says is not asked again and again."""
+    too_large = Fail(grpc.StatusCode.UNKNOWN, "Received http2 header with status: 413")
+    server.script = [too_large]
+    with pytest.raises(TooLargeError, match="lower max_request_bytes"):
+        client.rerank("query", ["a"])
+    assert len(server.seen) == 1
+
+
 def test_errors_of_parts_are_of_this_package(connect: Connect) -> None:
     """Whatever happens to a part, the caller sees a RerankError."""
     client = connect("localhost:1", max_request_documents=1)

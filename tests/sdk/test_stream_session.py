@@ -19,7 +19,12 @@ def new_session(timeout_s: float = 1e6, **settings: Any) -> StreamSession[int, s
     checked: ClientSettings = client_settings("localhost:1", **settings)
     call = begin_call(checked, timeout_s=timeout_s, request_id="id", api_key=None)
     return StreamSession(
-        text=None, options=RerankOptions(), settings=checked, call=call, spread=lambda low, high: high
+        text=None,
+        options=RerankOptions(),
+        settings=checked,
+        limits=checked.limits,
+        call=call,
+        spread=lambda low, high: high,
     )
 
 

@@ -80,6 +80,17 @@ def test_get_model_and_health_tell_of_the_server(connect: Connect, server: Serve
     assert (info.score_range.minimum, info.score_range.maximum) == (0.0, 1.0)
 
 
+def test_the_limits_of_a_small_server_are_learnt(connect: Connect, tmp_path: Path) -> None:
+    """A server that takes fewer documents than the client sends is asked for its limits, once."""
+    with ServerProcess(tmp_path, "--max-documents", "20") as small:
+        small.wait_ready()
+        client = connect(small.address)
+        assert len(client.rerank("query", DOCUMENTS)) == 300
+        assert len(client.rerank("query", DOCUMENTS, top_n=3)) == 3
+        [(_, ranking)] = client.rerank_many([Query(1, "query", DOCUMENTS)])
+        assert isinstance(ranking, Ranking)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_server_that_goes_away_loses_nothing(tmp_path: Path, how: signal.Signals) -> None:
