@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from benchmarks.fairness import FairnessPlan, measure_fairness
 from benchmarks.figures import Measured
 from benchmarks.machine import describe_machine
 from benchmarks.plot import write_plot
-from benchmarks.processes import Isolated
+from benchmarks.processes import REPOSITORY, Isolated
 from benchmarks.protocol import Unavailable
 from benchmarks.readme import update_readme
 from benchmarks.report import Report
@@ -37,47 +37,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = [options.only] if options.only else PARTS
     console = Console()
     date = now()
-    measured = _measure(parts, quick=options.quick, console=console)
-    if not measured.figures:
-        return 1
+    machine = describe_machine()
     # Quick figures are rough, and must not be taken for the others.
     path = RESULTS / ("quick.json" if options.quick else "latest.json")
-    results = merge(
-        read(path) if options.only else None,
-        machine=describe_machine(),
-        date=date,
-        command=_command(options),
-        figures=measured.figures,
-        ratios=measured.ratios,
-        absent=measured.absent,
-    )
-    write(path, results)
-    console.print(f"written: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    results = read(path) if options.only else None
+    measured = Measured()
+    with Report(console) as report:
+        # Written after every stage, so that an interruption loses one and not all.
+        for measured in _stages(parts, options.quick, report):
+            if measured.figures:
+                results = merge(
+                    results,
+                    machine=machine,
+                    date=date,
+                    command=_command(options),
+                    figures=measured.figures,
+                    ratios=measured.ratios,
+                    absent=measured.absent,
+                )
+                write(path, results)
+    for name in ("peak", "fairness", "cache", "int8_quality"):
+        if name in measured.figures:
+            report.figures(name, measured.figures[name])
+    report.ratios(measured.ratios, measured.absent)
+    if results is None or not measured.figures:
+        return 1
+    console.print(f"written: {path.relative_to(REPOSITORY)}")
     if not options.quick:
         write_plot(results)
         update_readme(results)
     return 0
 
 
-def _measure(parts: Collection[str], *, quick: bool, console: Console) -> Measured:
+def _stages(parts: Collection[str], quick: bool, report: Report) -> Iterator[Measured]:
+    """Run what was asked for; yields all that is known after each stage."""
     from server.models.embedded import materialise
 
     model = materialise()
     measured = Measured()
-    with Report(console) as report:
-        raced = [part for part in parts if part in COMPARED]
-        if raced:
-            plan = QUICK_THROUGHPUT if quick else ThroughputPlan()
-            measured = measure_throughput(raced, model, plan, report, report.has_load)
-        if "fairness" in parts:
-            _add_fairness(measured, model, QUICK_FAIRNESS if quick else FairnessPlan(), report)
-        if "cache" in parts:
-            _add_cache(measured, report)
-    for name in ("peak", "fairness", "cache", "int8_quality"):
-        if name in measured.figures:
-            report.figures(name, measured.figures[name])
-    report.ratios(measured.ratios, measured.absent)
-    return measured
+    raced = [part for part in parts if part in COMPARED]
+    if raced:
+        plan = QUICK_THROUGHPUT if quick else ThroughputPlan()
+        measured = measure_throughput(raced, model, plan, report, report.has_load)
+        yield measured
+    if "fairness" in parts:
+        _add_fairness(measured, model, QUICK_FAIRNESS if quick else FairnessPlan(), report)
+        yield measured
+    if "cache" in parts:
+        _add_cache(measured, report)
+        yield measured
 
 
 def _add_fairness(measured: Measured, model: Path, plan: FairnessPlan, report: Report) -> None:

@@ -30,11 +30,6 @@ DIFFERENT_SMALL_REQUESTS = 60
 HEAD_START_S = 0.5
 CALL_TIMEOUT_S = 600.0
 
-WHAT = (
-    f"requests of {SMALL_DOCUMENTS} documents while one client keeps requests of {LARGE_DOCUMENTS:,} going; "
-    "one server on the CPU, the real model, gRPC, no pair cache"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class FairnessPlan:
@@ -49,7 +44,11 @@ class FairnessPlan:
 
 def measure_fairness(model: Path, plan: FairnessPlan, report: Callable[[str], None]) -> dict[str, Any]:
     """What small requests waited, in milliseconds, by scheduling."""
-    figures: dict[str, Any] = {"what": WHAT, "large_documents": plan.large_documents}
+    what = (
+        f"requests of {SMALL_DOCUMENTS} documents while one client keeps requests of "
+        f"{plan.large_documents:,} going; one server on the CPU, the real model, gRPC, no pair cache"
+    )
+    figures: dict[str, Any] = {"what": what}
     for scheduling in ("fair", "fifo"):
         report(f"fairness, --scheduling {scheduling}")
         port = free_port()

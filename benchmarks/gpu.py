@@ -34,6 +34,8 @@ BATCHES_IN_FLIGHT = 2
 TOKENISE_THREADS = 2
 PEAK_SQUARES = (4096, 8192)
 PEAK_REPEATS = 20
+# Requests that a float32 model scores as well, to tell whose rounding a difference is.
+CHECKED_REQUESTS = 2
 PACKAGES = ("torch", "transformers", "sentence-transformers", "numpy")
 
 
@@ -88,6 +90,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             if number > 0:
                 seconds[name].append(time.perf_counter() - started_s)
             print(f"round {number}: {name} {time.perf_counter() - started_s:.2f} s", file=sys.stderr)
+    exact = CrossEncoder(str(folder), device=options.device, model_kwargs={"dtype": torch.float32})
+    exact_scores = _predict(exact, [requests[:CHECKED_REQUESTS]])
     shape = EncoderShape.of_checkpoint(folder)
     tflop = sum(map(shape.pair_flops, lengths)) / 1e12
     figures = {name: _figure(of, lengths, tflop, peak_tflops) for name, of in seconds.items()}
@@ -103,6 +107,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "matmul_peak_tflops": peak_tflops,
         "figures": figures,
         "largest_difference": _largest_difference(scores["packed"], scores["predict"]),
+        "largest_difference_from_float32": {
+            name: _largest_difference(scores[name][: len(exact_scores)], exact_scores)
+            for name in ("predict", "packed")
+        },
         "score_range": [min(scores["predict"]), max(scores["predict"])],
         "ratios": {
             "packed_vs_predict": figures["packed"]["pairs_per_s"] / figures["predict"]["pairs_per_s"],

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.figures import REFERENCE
 from benchmarks.goals import GOALS
+from benchmarks.report import readable
 from benchmarks.results import Results
 
 __all__ = ["BEGIN", "END", "README", "render_results", "update_readme"]
@@ -56,7 +57,7 @@ def _ratios(results: Results) -> str:
         if name in results["ratios"]:
             value = results["ratios"][name]
             met = "yes" if goal.is_met(value) else "no"
-            rows.append([f"`{name}`", goal.meaning, f"{value:,.4g}", str(goal), met, _date(results, name)])
+            rows.append([f"`{name}`", goal.meaning, readable(value), str(goal), met, _date(results, name)])
     headings = ["ratio", "meaning", "measured", "goal", "reached", "date"]
     return _table(headings, rows, right=(2, 3)) if rows else ""
 

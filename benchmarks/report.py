@@ -14,7 +14,14 @@ from benchmarks.figures import REFERENCE
 from benchmarks.goals import GOALS
 from benchmarks.protocol import Timed
 
-__all__ = ["Report"]
+__all__ = ["Report", "readable"]
+
+
+def readable(value: object) -> str:
+    """Large numbers with commas, small ones to three digits, anything else as it is."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
 
 
 class Report:
@@ -91,7 +98,7 @@ class Report:
         for name, goal in GOALS.items():
             if name in ratios:
                 colour = "green" if goal.is_met(ratios[name]) else "red"
-                table.add_row(name, goal.meaning, f"[{colour}]{ratios[name]:,.4g}[/]", str(goal))
+                table.add_row(name, goal.meaning, f"[{colour}]{readable(ratios[name])}[/]", str(goal))
         if table.row_count:
             self._console.print(table)
         for name, why in absent.items():
@@ -104,5 +111,4 @@ class Report:
             if isinstance(value, dict):
                 self.figures(f"  {name}", value)
                 continue
-            shown = f"{value:,.4g}" if isinstance(value, float) else str(value)
-            self._console.print(f"  {name}: {escape(shown)}", highlight=False)
+            self._console.print(f"  {name}: {escape(readable(value))}", highlight=False)
