@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from server.errors import ConfigurationError, TooLarge
 from server.models.base import EncodedPair, Windowing
 from server.models.families import family_of
 from server.models.packed import PackedExecutor
@@ -59,6 +60,7 @@ def build_executor(encoder: Any, inputs: Inputs, device: torch.device, *, packed
 
     Raises:
         PackingMismatchError: packed logits differ.
+        ConfigurationError: the limit of tokens leaves no room for any text.
     """
     network = encoder[0].model
     padded = PaddedExecutor(encoder, device, segments=inputs.segments, message=inputs.message)
@@ -72,8 +74,11 @@ def build_executor(encoder: Any, inputs: Inputs, device: torch.device, *, packed
     pairs = _probe(inputs)
     with torch.inference_mode():
         expected = padded.forward(pairs).cpu().numpy()
-        executor = PackedExecutor(family(encoder), device, segments=inputs.segments)
-        found = executor.forward(pairs).cpu().numpy()
+        try:
+            executor = PackedExecutor(family(encoder), device, segments=inputs.segments)
+            found = executor.forward(pairs).cpu().numpy()
+        except NotImplementedError as unsupported:
+            raise PackingMismatchError(f"{type(network).__name__}: {unsupported}") from unsupported
     error = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
     if not error <= (_EXACT if exact else _HALF):  # written so that NaN fails, too
         raise PackingMismatchError(f"{type(network).__name__}: packed logits differ by {error:.2g}")
@@ -81,6 +86,13 @@ def build_executor(encoder: Any, inputs: Inputs, device: torch.device, *, packed
 
 
 def _probe(inputs: Inputs) -> list[EncodedPair]:
-    query = inputs.tokenizer.encode_query(_PROBE_QUERY)
-    documents = inputs.tokenizer.encode_documents(query, _PROBE_DOCUMENTS, Windowing())
-    return [pair for document in documents for pair in document.pairs]
+    for text in (_PROBE_QUERY, "a"):
+        query = inputs.tokenizer.encode_query(text)
+        try:
+            documents = inputs.tokenizer.encode_documents(query, _PROBE_DOCUMENTS, Windowing())
+        except TooLarge:
+            continue
+        return [pair for document in documents for pair in document.pairs]
+    raise ConfigurationError(
+        f"--max-tokens {inputs.tokenizer.max_tokens}: the model's template alone needs more"
+    )

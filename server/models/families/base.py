@@ -1,14 +1,16 @@
 """What every architecture family does: take a packed row to one logit a pair."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 
 from server.models.attention import ATTENTION_NAME, Packing, register
+from server.models.onednn import PackedLinear, onednn_pays, pack_linears
 
-__all__ = ["Family", "PackedRow", "use_packed_attention"]
+__all__ = ["Family", "PackedRow", "fuse_gelu", "gather", "in_float32", "pack", "speed_up"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,39 @@ class Family(Protocol):
         ...
 
 
-def use_packed_attention(network: Any) -> None:
-    """Switch a transformers model to the packed attention function."""
+def pack(backbone: nn.Module) -> None:
+    """Make a transformers backbone run packed: its attention, and on the CPU its linear layers."""
     register()
-    network.set_attn_implementation(ATTENTION_NAME)
-    for parameter in network.parameters():
+    cast(Any, backbone).set_attn_implementation(ATTENTION_NAME)
+    speed_up(backbone)
+
+
+def speed_up(backbone: nn.Module) -> None:
+    """Replace the backbone's linear layers by oneDNN's where those pay."""
+    parameters = list(backbone.parameters())
+    for parameter in parameters:
         parameter.requires_grad_(False)
+    if all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters) and onednn_pays():
+        pack_linears(backbone)
+
+
+def fuse_gelu(module: nn.Module, linear: str, activation: str) -> None:
+    """Let oneDNN apply an exact GELU while it writes a linear layer's output.
+
+    Args:
+        module: holds both, and calls one after the other.
+        linear: name of the layer, perhaps replaced by `pack`.
+        activation: name of the activation.
+    """
+    dense, act = getattr(module, linear), getattr(module, activation)
+    if isinstance(dense, PackedLinear) and type(act) in (GELUActivation, nn.GELU) and is_exact(act):
+        dense.activation = "gelu"
+        setattr(module, activation, nn.Identity())
+
+
+def is_exact(act: nn.Module) -> bool:
+    """Whether a GELU is the one by the error function, and not its approximation by tanh."""
+    return getattr(act, "approximate", "none") == "none"
 
 
 def in_float32(head: nn.Module) -> nn.Module:

@@ -2,11 +2,18 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from server.models.families.base import PackedRow, gather, in_float32, use_packed_attention
+from server.models.families.base import PackedRow, fuse_gelu, gather, in_float32, pack
 
-__all__ = ["Bert"]
+__all__ = ["Bert", "Electra", "pack_bert_encoder"]
+
+
+def pack_bert_encoder(backbone: Any) -> None:
+    """Pack a backbone whose encoder is built as BERT's is."""
+    pack(backbone)
+    for layer in backbone.encoder.layer:
+        fuse_gelu(layer.intermediate, "dense", "intermediate_act_fn")
 
 
 class Bert:
@@ -17,12 +24,11 @@ class Bert:
 
     def __init__(self, encoder: Any) -> None:
         network = encoder[0].model
-        use_packed_attention(network)
         self._backbone = network.bert
         # Taken off the backbone, which would pool the first token of the whole row.
-        self._pooler = in_float32(network.bert.pooler)
+        self._head = nn.Sequential(in_float32(network.bert.pooler), in_float32(network.classifier))
         self._backbone.pooler = None
-        self._classifier = in_float32(network.classifier)
+        pack_bert_encoder(self._backbone)
 
     def logits(self, row: PackedRow) -> Tensor:
         """The head's output: float32, shape [pairs, labels]."""
@@ -32,6 +38,29 @@ class Bert:
             position_ids=row.positions,
             rerank_packing=row.packing,
         ).last_hidden_state
-        pooled = self._pooler(gather(hidden, row.first))
-        logits: Tensor = self._classifier(pooled)
+        logits: Tensor = self._head(gather(hidden, row.first))
+        return logits
+
+
+class Electra:
+    """ElectraForSequenceClassification: a two-layer head that reads the first token itself."""
+
+    causal = False
+    padding_id = None
+
+    def __init__(self, encoder: Any) -> None:
+        network = encoder[0].model
+        self._backbone = network.electra
+        self._classifier = in_float32(network.classifier)
+        pack_bert_encoder(self._backbone)
+
+    def logits(self, row: PackedRow) -> Tensor:
+        """The head's output: float32, shape [pairs, labels]."""
+        hidden = self._backbone(
+            input_ids=row.token_ids,
+            token_type_ids=row.segments,
+            position_ids=row.positions,
+            rerank_packing=row.packing,
+        ).last_hidden_state
+        logits: Tensor = self._classifier(gather(hidden, row.first))
         return logits
