@@ -3,20 +3,21 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
+from rerank._async_stream import AsyncStream, Events, Queries, drain, next_item, read_source
 from rerank._errors import RerankError
 from rerank._health import CHECK_METHOD, ServingStatus, encode_request, status_of
 from rerank._hedging import HedgeBudget
 from rerank._plan import Plan, Reply
 from rerank._scatter import Attempt, Scatter
 from rerank._settings import Call, ClientSettings
-from rerank._stream import Answered, Asked, Broke, Event, Outcome, Query, SourceEnded, StreamSession
+from rerank._stream import Outcome, StreamSession
 from rerank._translate import (
     Failure,
     closed_error,
@@ -25,19 +26,11 @@ from rerank._translate import (
     is_retryable,
     served_by,
 )
-from rerank._transport import GOODBYE_S
 from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
 from rerank.v1 import rerank_pb2_grpc
 
 __all__ = ["AsyncGrpcTransport", "AsyncTransport"]
-
-
-# How long to wait for a server's headers before the first request of a stream is sent.
-ACCEPTANCE_S = 0.25
-
-Queries = Iterable[Query[K, T]] | AsyncIterable[Query[K, T]]
-Events = asyncio.Queue[Event]
 
 
 class AsyncTransport(Protocol):
@@ -109,7 +102,7 @@ class AsyncGrpcTransport:
                 for attempt in scatter.due(time.monotonic()):
                     tasks[attempt] = asyncio.create_task(self._send(plan.requests[attempt.position], call))
                     tasks[attempt].add_done_callback(partial(_put, ended, attempt))
-                ended_attempt = await _next(ended, scatter.wait_s(time.monotonic()))
+                ended_attempt = await next_item(ended, scatter.wait_s(time.monotonic()))
                 if ended_attempt is None or not scatter.is_running(ended_attempt):
                     continue
                 try:
@@ -132,9 +125,9 @@ class AsyncGrpcTransport:
     ) -> AsyncGenerator[Outcome[K, T], None]:
         """Ask the queries on one stream, reopened where it breaks, and yield the outcomes."""
         events: Events = asyncio.Queue()
-        stream: _Stream | None = None
+        stream: AsyncStream | None = None
         window = asyncio.Semaphore(self._settings.max_in_flight)
-        source = asyncio.create_task(_read_source(queries, events, window))
+        source = asyncio.create_task(read_source(queries, events, window))
         try:
             while not session.finished:
                 for request in session.due(time.monotonic()):
@@ -143,7 +136,7 @@ class AsyncGrpcTransport:
                             stream.cut()
                         stream = self._open_stream(session.call, session.generation, events)
                     stream.send(request)
-                event = await _next(events, session.wait_s(time.monotonic()))
+                event = await next_item(events, session.wait_s(time.monotonic()))
                 for outcome in session.handle(event, time.monotonic()):
                     window.release()
                     yield outcome
@@ -190,20 +183,18 @@ class AsyncGrpcTransport:
             response = await pending
             return Reply(response, served_by(await pending.initial_metadata()))
 
-    def _open_stream(self, call: Call, generation: int, events: Events) -> "_Stream":
+    def _open_stream(self, call: Call, generation: int, events: Events) -> AsyncStream:
         outgoing: asyncio.Queue[wire.RerankStreamRequest | None] = asyncio.Queue()
         accepted = asyncio.Event()
         # No deadline for the stream itself: each of its queries has one.
-        responses = self._connected(call).stub.RerankStream(
-            _drain(outgoing, accepted), metadata=call.metadata
-        )
+        responses = self._connected(call).stub.RerankStream(drain(outgoing, accepted), metadata=call.metadata)
 
         def explain(failed: BaseException | None) -> RerankError:
             if isinstance(failed, grpc.aio.AioRpcError):
                 return error_of_failure(Failure.of(failed), self._settings, call)
             return closed_error(call) if self._closed else ended_early_error(self._settings, call)
 
-        return _Stream(responses, outgoing, accepted, generation, events, explain)
+        return AsyncStream(responses, outgoing, accepted, generation, events, explain)
 
     def _connected(self, call: Call) -> _Connection:
         if self._closed:
@@ -237,104 +228,5 @@ class AsyncGrpcTransport:
             raise closed_error(call) from None
 
 
-class _Stream:
-    """One RerankStream call: gRPC sends from a queue, a task receives."""
-
-    def __init__(
-        self,
-        responses: Any,
-        outgoing: "asyncio.Queue[wire.RerankStreamRequest | None]",
-        accepted: asyncio.Event,
-        generation: int,
-        events: Events,
-        explain: Callable[[BaseException | None], RerankError],
-    ) -> None:
-        self.generation = generation
-        self._responses = responses
-        self._outgoing = outgoing
-        self._accepted = accepted
-        self._events = events
-        self._explain = explain
-        self._reader = asyncio.create_task(self._read(), name="rerank-stream-reader")
-
-    def send(self, request: wire.RerankStreamRequest) -> None:
-        """Queue a request; gRPC takes it as fast as the server reads."""
-        self._outgoing.put_nowait(request)
-
-    async def finish(self) -> None:
-        """Say that there is no more to come, and let the server end the call."""
-        self._outgoing.put_nowait(None)
-        await asyncio.wait([self._reader], timeout=GOODBYE_S)
-
-    def cut(self) -> None:
-        """End the call now; the server stops working on it."""
-        self._responses.cancel()
-        self._outgoing.put_nowait(None)
-        self._reader.cancel()
-
-    async def _read(self) -> None:
-        failure: BaseException | None = None
-        try:
-            servers = served_by(await self._responses.initial_metadata())
-            if servers:
-                self._accepted.set()
-            async for response in self._responses:
-                self._events.put_nowait(Answered(self.generation, response, servers))
-        except (grpc.aio.AioRpcError, asyncio.CancelledError) as failed:
-            failure = failed
-        self._events.put_nowait(Broke(self.generation, self._explain(failure)))
-
-
-async def _read_source(queries: Queries[K, T], events: Events, window: asyncio.Semaphore) -> None:
-    """Read the caller's queries, a window ahead of the answers."""
-    try:
-        async with contextlib.aclosing(_as_async(queries)) as source:
-            await window.acquire()
-            async for query in source:
-                events.put_nowait(Asked(query))
-                await window.acquire()
-    except Exception as error:
-        # Raised again where the caller iterates.
-        events.put_nowait(SourceEnded(error))
-    else:
-        events.put_nowait(SourceEnded())
-
-
-async def _as_async(queries: Queries[K, T]) -> AsyncGenerator[Query[K, T], None]:
-    if isinstance(queries, AsyncIterable):
-        async for query in queries:
-            yield query
-    else:
-        for query in queries:
-            yield query
-
-
-async def _drain(
-    outgoing: "asyncio.Queue[wire.RerankStreamRequest | None]", accepted: asyncio.Event
-) -> AsyncGenerator[wire.RerankStreamRequest, None]:
-    """Give gRPC what to send, but not before the server has taken the call, if it says so in time.
-
-    grpc.aio forgets why a call was refused when it fails to write to it (grpc#36066), so
-    an expired API key would look like an internal error.
-    """
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(accepted.wait(), ACCEPTANCE_S)
-    while (request := await outgoing.get()) is not None:
-        yield request
-
-
 def _put(ended: "asyncio.Queue[Attempt]", attempt: Attempt, _: object) -> None:
     ended.put_nowait(attempt)
-
-
-Item = TypeVar("Item")
-
-
-async def _next(items: "asyncio.Queue[Item]", wait_s: float | None) -> Item | None:
-    """Return the next item, or None if there is none in time; what is there already comes first."""
-    with contextlib.suppress(asyncio.QueueEmpty):
-        return items.get_nowait()
-    try:
-        return await asyncio.wait_for(items.get(), wait_s)
-    except TimeoutError:
-        return None

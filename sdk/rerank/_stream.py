@@ -28,11 +28,14 @@ from rerank._translate import error_of_message, is_retryable
 from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
 
-__all__ = ["Answered", "Asked", "Broke", "Outcome", "Query", "SourceEnded", "StreamSession"]
+__all__ = ["GOODBYE_S", "Answered", "Asked", "Broke", "Outcome", "Query", "SourceEnded", "StreamSession"]
 
 
 # gRPC spreads its own retries by a fifth to either side; so does this.
 JITTER = 0.2
+
+# How long a finished stream may take to say goodbye before it is cut.
+GOODBYE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,9 @@
-"""The I/O of RerankClient: a blocking gRPC channel, and a few threads for streams."""
+"""The I/O of RerankClient: a blocking gRPC channel."""
 
 import contextlib
 import queue
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,7 +15,8 @@ from rerank._hedging import HedgeBudget
 from rerank._plan import Plan, Reply
 from rerank._scatter import Attempt, Scatter
 from rerank._settings import Call, ClientSettings
-from rerank._stream import Answered, Asked, Broke, Event, Outcome, Query, SourceEnded, StreamSession
+from rerank._stream import Outcome, Query, StreamSession
+from rerank._threaded_stream import Events, ThreadedSource, ThreadedStream, next_event
 from rerank._translate import (
     Failure,
     closed_error,
@@ -29,13 +29,7 @@ from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
 from rerank.v1 import rerank_pb2_grpc
 
-__all__ = ["GOODBYE_S", "GrpcTransport", "Transport"]
-
-
-# How long a finished stream may take to say goodbye before it is cut.
-GOODBYE_S = 1.0
-
-Events = queue.SimpleQueue[Event]
+__all__ = ["GrpcTransport", "Transport"]
 
 
 class Transport(Protocol):
@@ -110,8 +104,8 @@ class GrpcTransport:
     def stream(self, session: StreamSession[K, T], queries: Iterable[Query[K, T]]) -> Iterator[Outcome[K, T]]:
         """Ask the queries on one stream, reopened where it breaks, and yield the outcomes."""
         events: Events = queue.SimpleQueue()
-        stream: _Stream | None = None
-        source = _Source(queries, events, self._settings.max_in_flight)
+        stream: ThreadedStream | None = None
+        source = ThreadedSource(queries, events, self._settings.max_in_flight)
         try:
             while not session.finished:
                 for request in session.due(time.monotonic()):
@@ -120,7 +114,7 @@ class GrpcTransport:
                             stream.cut()
                         stream = self._open_stream(session.call, session.generation, events)
                     stream.send(request)
-                event = _next_event(events, session.wait_s(time.monotonic()))
+                event = next_event(events, session.wait_s(time.monotonic()))
                 for outcome in session.handle(event, time.monotonic()):
                     source.allow_one_more()
                     yield outcome
@@ -160,7 +154,7 @@ class GrpcTransport:
         with self._errors(call):
             return self._stub.Rerank.future(request, timeout=call.remaining_s(), metadata=call.metadata)
 
-    def _open_stream(self, call: Call, generation: int, events: Events) -> "_Stream":
+    def _open_stream(self, call: Call, generation: int, events: Events) -> ThreadedStream:
         outgoing: queue.SimpleQueue[wire.RerankStreamRequest | None] = queue.SimpleQueue()
         with self._errors(call):
             # No deadline for the stream itself: each of its queries has one.
@@ -169,7 +163,7 @@ class GrpcTransport:
         def explain(failed: grpc.RpcError | None) -> RerankError:
             return self._error(failed, call) if failed else ended_early_error(self._settings, call)
 
-        return _Stream(responses, outgoing, generation, events, explain)
+        return ThreadedStream(responses, outgoing, generation, events, explain)
 
     @contextlib.contextmanager
     def _errors(self, call: Call) -> Iterator[None]:
@@ -191,97 +185,5 @@ class GrpcTransport:
         return closed_error(call) if self._closed else error
 
 
-class _Stream:
-    """One RerankStream call: a thread of gRPC's sends, one of ours receives."""
-
-    def __init__(
-        self,
-        responses: Any,
-        outgoing: "queue.SimpleQueue[wire.RerankStreamRequest | None]",
-        generation: int,
-        events: Events,
-        explain: Callable[[grpc.RpcError | None], RerankError],
-    ) -> None:
-        self.generation = generation
-        self._responses = responses
-        self._outgoing = outgoing
-        self._events = events
-        self._explain = explain
-        self._reader = threading.Thread(target=self._read, name="rerank-stream-reader", daemon=True)
-        self._reader.start()
-
-    def send(self, request: wire.RerankStreamRequest) -> None:
-        """Queue a request; gRPC takes it as fast as the server reads."""
-        self._outgoing.put(request)
-
-    def finish(self) -> None:
-        """Say that there is no more to come, and let the server end the call."""
-        self._outgoing.put(None)
-        self._reader.join(GOODBYE_S)
-
-    def cut(self) -> None:
-        """End the call now; the server stops working on it."""
-        self._responses.cancel()
-        self._outgoing.put(None)
-
-    def _read(self) -> None:
-        try:
-            for response in self._responses:
-                servers = served_by(self._responses.initial_metadata())
-                self._events.put(Answered(self.generation, response, servers))
-            error = self._explain(None)
-        except grpc.RpcError as failed:
-            error = self._explain(failed)
-        self._events.put(Broke(self.generation, error))
-
-
-class _Source:
-    """Reads the caller's iterable on a thread of its own, a window ahead of the answers.
-
-    The iterable may block, on a queue for example; answers must not wait for it.
-    """
-
-    def __init__(self, queries: Iterable[Any], events: Events, max_in_flight: int) -> None:
-        self._queries = queries
-        self._events = events
-        self._window = threading.Semaphore(max_in_flight)
-        self._stopped = False
-        threading.Thread(target=self._read, name="rerank-stream-source", daemon=True).start()
-
-    def allow_one_more(self) -> None:
-        """Open the window by one query."""
-        self._window.release()
-
-    def stop(self) -> None:
-        """Read no further; a thread that is blocked in the iterable ends when that returns."""
-        self._stopped = True
-        self._window.release()
-
-    def _read(self) -> None:
-        try:
-            queries = iter(self._queries)
-            while True:
-                self._window.acquire()
-                if self._stopped:
-                    return
-                try:
-                    query = next(queries)
-                except StopIteration:
-                    break
-                self._events.put(Asked(query))
-        except BaseException as error:
-            # Raised again where the caller iterates; a thread is no place to die unseen.
-            self._events.put(SourceEnded(error))
-        else:
-            self._events.put(SourceEnded())
-
-
 def _put(ended: "queue.SimpleQueue[Attempt]", attempt: Attempt, _: object) -> None:
     ended.put(attempt)
-
-
-def _next_event(events: Events, wait_s: float | None) -> Event | None:
-    try:
-        return events.get(timeout=wait_s)
-    except queue.Empty:
-        return None
