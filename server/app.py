@@ -9,6 +9,7 @@ import time
 
 import grpc.aio
 import structlog
+from prometheus_client import generate_latest
 
 from server.config import Settings
 from server.engine.engine import Engine, EngineOptions
@@ -18,6 +19,7 @@ from server.models.loading import load_model
 from server.ops.health import HEALTH_SERVICE, RERANK_SERVICE, Health
 from server.ops.metrics import EngineMetrics
 from server.reranker import Limits, Reranker
+from server.transport.api_keys import configured_keys
 from server.transport.call import CallLog
 from server.transport.grpc_server import (
     add_rerank_service,
@@ -27,6 +29,9 @@ from server.transport.grpc_server import (
     preflight,
 )
 from server.transport.grpc_service import RerankService
+from server.transport.http.api import build_http_app
+from server.transport.http.server import HttpServer, listen_http
+from server.transport.http.service import HttpService, ServerLoad
 
 __all__ = ["EXIT_DEVICE_LOST", "run"]
 
@@ -46,6 +51,8 @@ def run(settings: Settings) -> int:
         ConfigurationError: the server can't start with these settings.
     """
     preflight(settings)
+    if settings.http_port:
+        listen_http(settings).close()
     started_s = time.monotonic()
     _log.info("loading", model=settings.model, device=settings.device)
     model = load_model(settings)
@@ -70,7 +77,7 @@ def run(settings: Settings) -> int:
 
 
 class Server:
-    """One gRPC server on one port with one engine."""
+    """One engine behind one gRPC port, and one for HTTP if asked."""
 
     def __init__(self, settings: Settings, model: Model, options: EngineOptions) -> None:
         self._settings = settings
@@ -81,12 +88,13 @@ class Server:
         self._metrics.watch(self._engine)
         self._reranker = Reranker(self._engine, model.info, _limits(settings))
         self._calls = CallLog(log_each=settings.log_requests)
+        self._keys = configured_keys(settings)
         self._stop = asyncio.Event()
         self._exit_status = 0
 
     async def serve(self) -> int:
         """From the first call to the last; returns the process's exit status."""
-        server = build_grpc_server(self._settings)
+        server = build_grpc_server(self._settings, self._keys)
         port = bind(server, self._settings)
         name = self._settings.server_name or f"{socket.gethostname()}:{port}"
         add_rerank_service(server, RerankService(self._reranker, self._calls, name, self._settings))
@@ -97,16 +105,44 @@ class Server:
             self._metrics.serve(self._settings.metrics_port)
         await self._engine.start()
         self._listen_to_signals()
+        http = self._http_server(name) if self._settings.http_port else None
         await server.start()
+        if http is not None:
+            await http.start()
         await self._health.set(serving=True)
-        _log.info("serving", host=self._settings.host, port=port, name=name)
+        _log.info(
+            "serving",
+            host=self._settings.host,
+            port=port,
+            http_port=self._settings.http_port or None,
+            name=name,
+        )
         watchdog = asyncio.create_task(self._watch_device())
         await self._stop.wait()
         watchdog.cancel()
-        await self._drain(server)
+        await self._drain(server, http)
         return self._exit_status
 
-    async def _drain(self, server: grpc.aio.Server) -> None:
+    def _http_server(self, name: str) -> HttpServer:
+        settings, engine = self._settings, self._engine
+        service = HttpService(
+            reranker=self._reranker,
+            calls=self._calls,
+            server_name=name,
+            keys=self._keys,
+            serving=lambda: self._health.serving,
+            load=lambda: ServerLoad(
+                engine.queued_tokens, engine.tokens_per_second, engine.requests_in_progress
+            ),
+            metrics=lambda: generate_latest(self._metrics.registry),
+            max_request_bytes=settings.max_request_bytes,
+            return_documents=settings.http_return_documents,
+            check_model=settings.http_check_model,
+            playground=settings.playground,
+        )
+        return HttpServer(build_http_app(service), settings, listen_http(settings))
+
+    async def _drain(self, server: grpc.aio.Server, http: HttpServer | None) -> None:
         """NOT_SERVING, answer for a while, take nothing new, finish what was accepted, stop."""
         await self._health.set(serving=False)
         if self._exit_status == 0:
@@ -117,6 +153,8 @@ class Server:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._calls.idle.wait(), self._settings.drain_grace_s)
         unfinished = self._calls.in_progress
+        if http is not None:
+            await http.stop()
         await server.stop(FAREWELL_S)
         await self._engine.stop()
         self._model.close()

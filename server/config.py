@@ -29,6 +29,7 @@ Every option is also an environment variable: --token-budget is {ENVIRONMENT_PRE
 
 examples:
   python -m server --port 50051 --device cuda:0
+  python -m server --port 50051 --http-port 8080              gRPC, and HTTP beside it
   python -m server --device cpu --model ms-marco-MiniLM-L-12-v2      a small model, no download
   python -m server --model ./my-checkpoint --max-tokens 1024
   python -m server --model simulated --simulated-tokens-per-second 20000
@@ -66,6 +67,20 @@ class Settings(BaseSettings):
         "serving", 300, "age at which connections are renewed, so that clients spread anew; 0 never", ge=0
     )
     metrics_port: int = _option("serving", 0, "port for Prometheus metrics; 0 serves none", ge=0, le=65535)
+
+    http_port: int = _option(
+        "http", 0, "port for HTTP and JSON (Cohere, Jina, TEI and others); 0 serves none", ge=0, le=65535
+    )
+    playground: bool = _option("http", True, "serve the playground, a page to try queries on, at /")
+    http_return_documents: bool = _option(
+        "http", False, "echo documents to callers who don't say whether they want them"
+    )
+    http_check_model: bool = _option(
+        "http",
+        False,
+        "refuse requests that name another model; without it they are answered by the model that is served, "
+        "since many clients insist on a name",
+    )
 
     model: str = _option(
         "model",

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import structlog
 
+from server.config import Settings
 from server.errors import ConfigurationError, Overloaded, Unauthenticated
 
-__all__ = ["ApiKeys", "Caller", "KeyLimits"]
+__all__ = ["ANYONE", "ApiKeys", "Caller", "KeyLimits", "configured_keys"]
 
 MIN_KEY_CHARACTERS = 16
 CHECK_INTERVAL_S = 1.0
@@ -93,6 +94,10 @@ class Caller:
         self._refilled_s = now_s
 
 
+ANYONE = Caller("anyone", KeyLimits())
+"""An unlimited stranger: who calls where no keys are configured."""
+
+
 class ApiKeys:
     """The keys of a file, read again when it changes."""
 
@@ -121,7 +126,7 @@ class ApiKeys:
             scheme, _, value = authorization.partition(" ")
             offered = value.strip() if scheme.lower() == "bearer" else ""
         if not offered:
-            raise Unauthenticated("no API key; send it as metadata: authorization: Bearer KEY")
+            raise Unauthenticated("no API key; send authorization: Bearer KEY, as metadata or as a header")
         digest = _digest(offered)
         found = None
         # All are compared, each in constant time: how long it takes says nothing about any key.
@@ -189,6 +194,18 @@ class ApiKeys:
                 raise ConfigurationError(f"{where}: after the key come concurrency=N or tokens_per_minute=N")
             values[name] = int(value)
         return words[1], Caller(words[0], KeyLimits(**values))
+
+
+def configured_keys(settings: Settings) -> ApiKeys | None:
+    """The keys of --api-keys-file; None when calls need none. One object serves all protocols.
+
+    Raises:
+        ConfigurationError: the file can't be read or a line is wrong.
+    """
+    if not settings.api_keys_file:
+        return None
+    limits = KeyLimits(settings.api_key_concurrency, settings.api_key_tokens_per_minute)
+    return ApiKeys(Path(settings.api_keys_file), limits)
 
 
 def _digest(key: str) -> bytes:

@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 
 from server.errors import Unauthenticated
-from server.transport.api_keys import ApiKeys, Caller, KeyLimits
+from server.transport.api_keys import ANYONE, ApiKeys, Caller
 from server.transport.grpc_errors import rpc_status
 
 __all__ = ["RequireApiKey", "current_caller"]
@@ -16,8 +16,7 @@ __all__ = ["RequireApiKey", "current_caller"]
 # Balancers and orchestrators ask for health without a key.
 HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
-_ANYONE = Caller("anyone", KeyLimits())
-_caller: ContextVar[Caller] = ContextVar("caller", default=_ANYONE)
+_caller: ContextVar[Caller] = ContextVar("caller", default=ANYONE)
 
 
 def current_caller() -> Caller:
@@ -60,10 +59,16 @@ def _named(handler: Any, caller: Caller) -> Any:
         async for answer in handler.stream_stream(requests, context):
             yield answer
 
+    async def collected(requests: Any, context: Any) -> Any:
+        _caller.set(caller)
+        return await handler.stream_unary(requests, context)
+
     if handler.unary_unary is not None:
         return handler._replace(unary_unary=unary)
     if handler.stream_stream is not None:
         return handler._replace(stream_stream=stream)
+    if handler.stream_unary is not None:
+        return handler._replace(stream_unary=collected)
     return handler
 
 

@@ -35,6 +35,8 @@ class RefuseMalformed(grpc.aio.ServerInterceptor):
             return lenient._replace(unary_unary=_refuse_unary(handler.unary_unary))
         if handler.stream_stream is not None:
             return lenient._replace(stream_stream=_refuse_stream(handler.stream_stream))
+        if handler.stream_unary is not None:
+            return lenient._replace(stream_unary=_refuse_collected(handler.stream_unary))
         # Health's Watch and other methods that take one message and answer with many.
         return handler
 
@@ -62,16 +64,24 @@ def _refuse_stream(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., A
     async def checked(
         requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
-        async def well_formed() -> AsyncIterator[Any]:
-            async for request in requests:
-                if isinstance(request, DecodeError):
-                    raise _malformed(request)
-                yield request
-
-        async for answer in method(well_formed(), context):
+        async for answer in method(_well_formed(requests), context):
             yield answer
 
     return checked
+
+
+def _refuse_collected(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def checked(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return await method(_well_formed(requests), context)
+
+    return checked
+
+
+async def _well_formed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        if isinstance(request, DecodeError):
+            raise _malformed(request)
+        yield request
 
 
 def _malformed(error: DecodeError) -> InvalidRequest:

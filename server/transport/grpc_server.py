@@ -10,7 +10,7 @@ from rerank.v1 import rerank_pb2_grpc
 
 from server.config import Settings
 from server.errors import ConfigurationError
-from server.transport.api_keys import ApiKeys, KeyLimits
+from server.transport.api_keys import ApiKeys, configured_keys
 from server.transport.grpc_auth import RequireApiKey
 from server.transport.grpc_malformed import RefuseMalformed
 from server.transport.grpc_service import RerankService
@@ -19,13 +19,12 @@ from server.transport.tls import TlsFiles, server_credentials
 __all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection", "preflight"]
 
 
-def build_grpc_server(settings: Settings) -> grpc.aio.Server:
-    """A server without services or a port; call from the event loop that will run it.
-
-    Raises:
-        ConfigurationError: the file of API keys is wrong.
-    """
-    return grpc.aio.server(options=_options(settings), interceptors=_interceptors(settings))
+def build_grpc_server(settings: Settings, keys: ApiKeys | None) -> grpc.aio.Server:
+    """A server without services or a port; call from the event loop that will run it."""
+    interceptors: list[grpc.aio.ServerInterceptor] = [RefuseMalformed()]
+    if keys is not None:
+        interceptors.insert(0, RequireApiKey(keys))
+    return grpc.aio.server(options=_options(settings), interceptors=interceptors)
 
 
 def add_rerank_service(server: grpc.aio.Server, service: RerankService) -> None:
@@ -68,7 +67,7 @@ def preflight(settings: Settings) -> None:
     Raises:
         ConfigurationError: the address can't be listened on, or a file of keys or certificates is wrong.
     """
-    _interceptors(settings)
+    configured_keys(settings)
     _credentials(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -77,13 +76,6 @@ def preflight(settings: Settings) -> None:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             raise _cannot_listen(settings, error.strerror or str(error)) from None
-
-
-def _interceptors(settings: Settings) -> list[grpc.aio.ServerInterceptor]:
-    if not settings.api_keys_file:
-        return [RefuseMalformed()]
-    limits = KeyLimits(settings.api_key_concurrency, settings.api_key_tokens_per_minute)
-    return [RequireApiKey(ApiKeys(Path(settings.api_keys_file), limits)), RefuseMalformed()]
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:

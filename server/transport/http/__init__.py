@@ -1,0 +1,1 @@
+"""HTTP and JSON: many dialects of reranking over one domain call."""
