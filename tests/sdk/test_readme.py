@@ -35,10 +35,9 @@ def test_every_block_of_code_runs(certificate: CertificateFiles, tmp_path: Path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert len(blocks) == 6
     saved: dict[int, Any] = {}
-    with ScoringServer() as server, rerank.RerankClient(server.target) as client:
+    with ScoringServer() as server:
         names: dict[str, Any] = {name: getattr(rerank, name) for name in rerank.__all__}
         names |= {
-            "client": client,
             "question": "what do pandas eat?",
             "articles": [Article("Pandas", "Pandas eat bamboo."), Article("Cats", "Cats sleep.")],
             "rows": [Row(1, "q", ["a", "b"])],
@@ -46,7 +45,8 @@ def test_every_block_of_code_runs(certificate: CertificateFiles, tmp_path: Path)
             "vault": SimpleNamespace(read=lambda name: "key"),
         }
         for block in blocks:
-            run(block.replace("localhost:50051", server.target), dict(names), certificate)
+            with rerank.RerankClient(server.target) as client:
+                run(block.replace("localhost:50051", server.target), names | {"client": client}, certificate)
     assert saved.keys() == {1}
 
 
@@ -70,4 +70,4 @@ def run(block: str, names: dict[str, Any], certificate: CertificateFiles) -> Non
     for name, defined in names.items():
         if name.startswith("test_"):
             defined()
-    names["client"].close()
+    names["client"].close()  # what the block made, if it made one
