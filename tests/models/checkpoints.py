@@ -69,9 +69,7 @@ def _decoder(kind: str, *, bos: bool = False, **options: Any) -> Callable[[Path]
     return build
 
 
-def _yes_no(
-    kind: str, *, template: str | None = tiny.QWEN_TEMPLATE, **options: Any
-) -> Callable[[Path], Path]:
+def yes_no(kind: str, *, template: str | None = tiny.QWEN_TEMPLATE, **options: Any) -> Callable[[Path], Path]:
     def build(folder: Path) -> Path:
         settings = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, **options}
         settings["max_position_embeddings"] = 512
@@ -139,8 +137,8 @@ PACKED: dict[str, Callable[[Path], Path]] = {
     "llama": _decoder("Llama", bos=True),
     "mistral-sliding": _decoder("Mistral", bos=True, sliding_window=9),
     "gemma": _decoder("Gemma", bos=True),
-    "qwen3-yes-no": _yes_no("Qwen3"),
-    "llama-yes-no-untemplated": _yes_no("Llama", template=None),
+    "qwen3-yes-no": yes_no("Qwen3"),
+    "llama-yes-no-untemplated": yes_no("Llama", template=None),
 }
 
 PADDED: dict[str, Callable[[Path], Path]] = {
