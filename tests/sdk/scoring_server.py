@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from rerank.v1 import rerank_pb2 as wire
 from rerank.v1 import rerank_pb2_grpc
 
-__all__ = ["Fail", "ScoringServer", "Seen", "logit_of", "unscripted_answer"]
+__all__ = ["Fail", "Hang", "ScoringServer", "Seen", "logit_of", "unscripted_answer"]
 
 # So few that ties are common, and so large that different ones round to the same score.
 LOGITS = (-60.0, -3.25, -0.0, 0.5, 0.5000000596046448, 7.125, 40.0, 41.0)
@@ -44,6 +44,18 @@ class Fail:
 
 Step = Fail | Callable[[wire.RerankRequest, grpc.ServicerContext], wire.RerankResponse]
 StreamStep = Fail | Callable[[Iterator[wire.RerankStreamRequest]], Iterator[wire.RerankStreamResponse]] | None
+
+
+class Hang:
+    """Holds an attempt until it is cancelled."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+
+    def __call__(self, request: wire.RerankRequest, context: grpc.ServicerContext) -> wire.RerankResponse:
+        context.add_callback(self.cancelled.set)
+        assert self.cancelled.wait(timeout=30)
+        return wire.RerankResponse()
 
 
 @dataclass(frozen=True)

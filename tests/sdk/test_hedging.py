@@ -13,23 +13,11 @@ from rerank._hedging import HedgeBudget
 from rerank._scatter import Attempt, Scatter
 from rerank.v1 import rerank_pb2 as wire
 
-from tests.sdk.scoring_server import Fail, ScoringServer, unscripted_answer
+from tests.sdk.scoring_server import Fail, Hang, ScoringServer, unscripted_answer
 from tests.sdk.twins import Connect
 
 ALWAYS = HedgePolicy(delay_s=0.05, budget=1.0)
 ONCE = RetryPolicy(max_attempts=1)
-
-
-class Hang:
-    """Holds an attempt until it is cancelled."""
-
-    def __init__(self) -> None:
-        self.cancelled = threading.Event()
-
-    def __call__(self, request: wire.RerankRequest, context: grpc.ServicerContext) -> wire.RerankResponse:
-        context.add_callback(self.cancelled.set)
-        assert self.cancelled.wait(timeout=30)
-        return wire.RerankResponse()
 
 
 @given(st.floats(0.001, 1.0), st.lists(st.booleans(), max_size=300))

@@ -12,9 +12,9 @@ import pytest
 from rerank import AsyncRerankClient, ClientClosedError, RerankClient
 from rerank.v1 import rerank_pb2 as wire
 
-from tests.sdk.scoring_server import ScoringServer
-from tests.sdk.test_hedging import Hang
+from tests.sdk.scoring_server import Hang, ScoringServer
 from tests.sdk.twins import Connect, Twin
+from tests.support.waiting import wait_until
 
 
 def test_a_closed_client_says_so(client: Twin) -> None:
@@ -44,8 +44,7 @@ def test_calls_under_way_end_when_the_client_is_closed(server: ScoringServer) ->
     client = RerankClient(server.target)
     with ThreadPoolExecutor() as pool:
         call = pool.submit(client.rerank, "query", ["a"], timeout_s=60)
-        while not server.seen:
-            pass
+        wait_until(lambda: server.seen, "the call to arrive")
         client.close()
         with pytest.raises(ClientClosedError):
             call.result(timeout=20)

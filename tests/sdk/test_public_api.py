@@ -1,6 +1,8 @@
 """The public face: names, signatures, what an import costs."""
 
 import ast
+import doctest
+import importlib
 import inspect
 import subprocess
 import sys
@@ -76,6 +78,13 @@ def test_importing_reads_no_environment_and_starts_no_thread() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
     for path in PACKAGE.glob("_*.py"):
         assert "environ" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("_*.py")), ids=lambda path: path.stem)
+def test_examples_that_look_like_a_session_are_true(path: Path) -> None:
+    """Every >>> example prints what it says."""
+    module = importlib.import_module(f"rerank.{path.stem}" if path.stem != "__init__" else "rerank")
+    assert doctest.testmod(module).failed == 0
 
 
 def test_the_version_is_that_of_the_wheel() -> None:

@@ -17,7 +17,7 @@ from rerank import (
 )
 from rerank.v1 import rerank_pb2 as wire
 
-from tests.sdk.scoring_server import ScoringServer, logit_of, unscripted_answer
+from tests.sdk.scoring_server import Hang, ScoringServer, logit_of, unscripted_answer
 from tests.sdk.twins import Connect, Twin
 
 DOCUMENTS = [f"document {number}" for number in range(20)]
@@ -208,12 +208,7 @@ def test_a_timeout_must_be_finite(client: Twin, timeout_s: object) -> None:
 def test_a_deadline_that_passes_is_a_timeout(client: Twin, server: ScoringServer) -> None:
     """A server that doesn't answer in time gives a TimeoutError that names the time."""
 
-    def wait_for_the_end(request: object, context: grpc.ServicerContext) -> wire.RerankResponse:
-        while context.is_active():
-            pass
-        return wire.RerankResponse()
-
-    server.script = [wait_for_the_end]
+    server.script = [Hang()]
     with pytest.raises(TimeoutError, match=r"within 0\.2 s") as caught:
         client.rerank("query", ["a"], timeout_s=0.2)
     assert isinstance(caught.value, DeadlineExceededError)
