@@ -32,6 +32,7 @@ from server.transport.grpc_service import RerankService
 from server.transport.http.api import build_http_app
 from server.transport.http.server import HttpServer, listen_http
 from server.transport.http.service import HttpService, ServerLoad
+from server.transport.tei.service import TEI_SERVICES, TeiService, add_tei_services
 
 __all__ = ["EXIT_DEVICE_LOST", "run"]
 
@@ -98,9 +99,10 @@ class Server:
         port = bind(server, self._settings)
         name = self._settings.server_name or f"{socket.gethostname()}:{port}"
         add_rerank_service(server, RerankService(self._reranker, self._calls, name, self._settings))
+        add_tei_services(server, TeiService(self._reranker, self._calls, name))
         self._health.attach(server)
         if self._settings.reflection:
-            enable_reflection(server, RERANK_SERVICE, HEALTH_SERVICE)
+            enable_reflection(server, RERANK_SERVICE, HEALTH_SERVICE, *TEI_SERVICES)
         if self._settings.metrics_port:
             self._metrics.serve(self._settings.metrics_port)
         await self._engine.start()

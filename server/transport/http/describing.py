@@ -9,11 +9,10 @@ from starlette.responses import Response
 from server import __version__
 from server.errors import NotReady
 from server.transport.http.service import Exchange, HttpService
+from server.transport.tei_facts import STATED_CONCURRENT_REQUESTS, tei_dtype
 
 __all__ = ["describe_info", "describe_meta", "describe_metrics", "describe_models", "endpoint", "health"]
 
-# Admission counts tokens and bounds no number of requests, but TEI's clients want one: TEI's default.
-STATED_CONCURRENT_REQUESTS = 512
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # What TEI's clients read a reranker's labels for; a cross-encoder has a single output.
 _LABELS = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -45,7 +44,7 @@ async def describe_info(service: HttpService, exchange: Exchange) -> None:
         {
             "model_id": info.model_id,
             "model_sha": info.revision,
-            "model_dtype": _dtype(info.execution),
+            "model_dtype": tei_dtype(info.execution),
             "model_type": {"reranker": _LABELS},
             "max_concurrent_requests": STATED_CONCURRENT_REQUESTS,
             "max_input_length": info.max_tokens,
@@ -109,9 +108,3 @@ async def health(service: HttpService, exchange: Exchange) -> None:
     if not service.serving():
         raise NotReady("this server is starting or shutting down; call another one")
     await exchange.answer({"status": "SERVING", "server": service.server_name})
-
-
-def _dtype(execution: str) -> str:
-    return next(
-        (word for word in execution.split() if word.startswith(("float", "bfloat", "int"))), "float32"
-    )

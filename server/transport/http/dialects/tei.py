@@ -6,11 +6,12 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from server.reranker import Ranking, RerankQuery, Truncation
+from server.reranker import Ranking, RerankQuery
 from server.transport.http.dialects.base import Dialect, Facts
 from server.transport.http.errors import HttpError
+from server.transport.tei_facts import tei_truncation
 
-__all__ = ["TEI", "tei_truncation"]
+__all__ = ["TEI"]
 
 
 class TeiRequest(msgspec.Struct):
@@ -30,11 +31,6 @@ class TeiRank(msgspec.Struct):
     index: int
     score: float
     text: str | UnsetType = UNSET
-
-
-def tei_truncation(*, truncate: bool, left: bool) -> Truncation:
-    """Only ends are cut here; who wants the beginning cut is refused once something must be."""
-    return Truncation.END if truncate and not left else Truncation.ERROR
 
 
 def _queries(request: TeiRequest, facts: Facts) -> list[RerankQuery]:

@@ -1,0 +1,1 @@
+"""Generated from proto/tei/v1 by sdk/generate.py."""
