@@ -13,21 +13,11 @@ from deploy.local.certificate import CertificateFiles, make_certificate
 from tests.support.calls import failure_of, request_of
 from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess
+from tests.support.tls_server import TlsServer, secure_channel
 from tests.support.waiting import wait_until
 
 SEARCH_KEY = "search-key-0123456789"
 NIGHTLY_KEY = "nightly-key-0123456789"
-
-
-def secure(
-    server: ServerProcess, files: CertificateFiles, client: CertificateFiles | None = None
-) -> grpc.Channel:
-    credentials = grpc.ssl_channel_credentials(
-        files.root.read_bytes(),
-        client.key.read_bytes() if client else None,
-        client.certificate.read_bytes() if client else None,
-    )
-    return grpc.secure_channel(f"localhost:{server.port}", credentials)
 
 
 def awaited(refusal: Callable[[], grpc.Call | None], what: str) -> grpc.Call:
@@ -42,33 +32,13 @@ def answers(channel: grpc.Channel, key: str | None = None) -> bool:
     return len(stub.Rerank(request_of("a"), timeout=10, metadata=metadata).results) == 1
 
 
-class TlsServer(ServerProcess):
-    """A server whose health the test must ask for with a certificate."""
-
-    def __init__(
-        self, folder: Path, files: CertificateFiles, *options: str, client: CertificateFiles
-    ) -> None:
-        tls = ("--tls-certificate", str(files.certificate), "--tls-key", str(files.key))
-        super().__init__(folder, *tls, *options)
-        self._files = files
-        self._client = client
-
-    def health(self, service: str = "") -> int | None:
-        with secure(self, self._files, self._client) as channel:
-            try:
-                grpc.channel_ready_future(channel).result(timeout=2)
-            except grpc.FutureTimeoutError:
-                return None
-        return 1
-
-
 def test_tls_lets_in_who_trusts_it_and_nobody_else(tmp_path: Path, certificate: CertificateFiles) -> None:
     """A client with the root is answered; plain text and other roots are not."""
     with TlsServer(tmp_path, certificate, client=certificate) as server:
-        with secure(server, certificate) as channel:
+        with secure_channel(server, certificate) as channel:
             assert answers(channel)
         stranger = make_certificate(tmp_path / "stranger")
-        for channel in (grpc.insecure_channel(server.address), secure(server, stranger)):
+        for channel in (grpc.insecure_channel(server.address), secure_channel(server, stranger)):
             with channel:
                 assert failure_of(channel, request_of("a"), timeout_s=5).code() is grpc.StatusCode.UNAVAILABLE
 
@@ -77,11 +47,11 @@ def test_mutual_tls_asks_clients_for_a_certificate(tmp_path: Path, certificate: 
     """One that the authority signed is let in; none and another's are not."""
     authority = ("--tls-client-authority", str(certificate.root))
     with TlsServer(tmp_path, certificate, *authority, client=certificate) as server:
-        with secure(server, certificate, client=certificate) as channel:
+        with secure_channel(server, certificate, client=certificate) as channel:
             assert answers(channel)
         stranger = make_certificate(tmp_path / "stranger")
         for client in (None, stranger):
-            with secure(server, certificate, client=client) as channel:
+            with secure_channel(server, certificate, client=client) as channel:
                 assert failure_of(channel, request_of("a"), timeout_s=5).code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -94,7 +64,7 @@ def test_certificates_are_renewed_without_a_restart(tmp_path: Path) -> None:
         renewed = make_certificate(tmp_path / "renewed")
         for name in ("root.crt", "server.key", "server.crt"):
             os.replace(renewed.root.parent / name, live.root.parent / name)
-        with secure(server, live) as channel:
+        with secure_channel(server, live) as channel:
             assert answers(channel)
         old = grpc.ssl_channel_credentials(old_root)
         with grpc.secure_channel(f"localhost:{server.port}", old) as channel:

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from deploy.local.certificate import CertificateFiles
 from tests.support.calls import health_stub
 from tests.support.nginx import NginxProcess
 from tests.support.server_process import ServerProcess
+from tests.support.tls_server import TlsServer
 from tests.support.waiting import wait_until
 
 SERVERS = 3
@@ -71,9 +72,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, certificate: CertificateFile
 
 
 def _front(
-    layer: str, folder: Path, certificate: CertificateFiles, servers: list[ServerProcess]
+    layer: str,
+    folder: Path,
+    certificate: CertificateFiles,
+    servers: list[ServerProcess],
+    values: Mapping[str, str] | None = None,
 ) -> NginxProcess:
-    return NginxProcess(layer, folder / layer, certificate, [server.address for server in servers])
+    addresses = [server.address for server in servers]
+    return NginxProcess(layer, folder / layer, certificate, addresses, values)
 
 
 def _channel(layer: str, nginx: NginxProcess) -> grpc.Channel:
@@ -229,3 +235,52 @@ def test_health_watch_hears_of_a_drain(layer: str, tmp_path: Path, certificate: 
         server.signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
+
+
+@pytest.fixture
+def mutual(tmp_path: Path, certificate: CertificateFiles) -> Iterator[list[ServerProcess]]:
+    """Two servers that only let in who has a certificate."""
+    authority = ("--tls-client-authority", str(certificate.root))
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                TlsServer(tmp_path, certificate, *authority, client=certificate, name=f"mutual-{index}")
+            )
+            for index in range(2)
+        ]
+
+
+def _encrypted(certificate: CertificateFiles, name: str) -> dict[str, str]:
+    return {
+        "UPSTREAM_SCHEME": "grpcs",
+        "UPSTREAM_TLS_ROOT": str(certificate.root),
+        "UPSTREAM_TLS_NAME": name,
+        "UPSTREAM_TLS_CERTIFICATE": str(certificate.certificate),
+        "UPSTREAM_TLS_CERTIFICATE_KEY": str(certificate.key),
+    }
+
+
+def test_nginx_and_servers_prove_themselves_to_each_other(
+    mutual: list[ServerProcess], tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    """With mutual TLS behind Nginx calls are answered by all servers."""
+    upstream = _encrypted(certificate, "localhost")
+    with (
+        _front("l7", tmp_path, certificate, mutual, upstream) as nginx,
+        Fleet(mutual, {"l7": nginx}).client("l7") as client,
+    ):
+        answered = {server for _ in range(10) for server in client.rerank("a", ["b"]).servers}
+    assert answered == {server.name for server in mutual}
+
+
+def test_nginx_sends_nothing_to_a_server_with_another_name(
+    mutual: list[ServerProcess], tmp_path: Path, certificate: CertificateFiles
+) -> None:
+    """A server whose certificate doesn't carry the expected name is as good as down."""
+    upstream = _encrypted(certificate, "rerank-server")
+    with (
+        _front("l7", tmp_path, certificate, mutual, upstream) as nginx,
+        Fleet(mutual, {"l7": nginx}).client("l7") as client,
+        pytest.raises(UnavailableError),
+    ):
+        client.rerank("a", ["b"])
