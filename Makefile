@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PYTHON_FOLDERS := server sdk/rerank deploy nginx benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format proto bench clean
+.PHONY: help setup demo up test lint format proto bench chaos clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -54,6 +54,9 @@ proto: $(VENV)/.dev ## write the stubs in sdk/rerank/v1 from proto/
 
 bench: $(VENV)/.dev ## figures against peers, into benchmarks/results
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+chaos: $(VENV)/.dev ## break a fleet in every way, at length, into benchmarks/results/chaos.json
+	$(BIN)/python -m tests.fleet.chaos
 
 clean: ## remove what running left behind; .venv stays
 	rm -rf .run .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist sdk/build sdk/dist

@@ -1,4 +1,4 @@
-"""A fleet on this machine: servers, Nginx with TLS, and supervisord to keep them running.
+"""A fleet on this machine: servers, Nginx with TLS, its health gate, and supervisord to keep them running.
 
     python -m deploy.local.fleet --replicas 2 --model simulated
 
@@ -14,9 +14,11 @@ import signal
 import sys
 import threading
 import time
+import xmlrpc.client
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -98,6 +100,7 @@ class Fleet:
             self._prepare()
             self._supervisor = stack.enter_context(self._supervised())
             self._wait_until_healthy()
+            self._start_gate()
             self._stack = stack.pop_all()
         return self
 
@@ -169,6 +172,8 @@ class Fleet:
             )
         except RenderError as error:
             raise FleetError(f"{options.run_dir}: {error}") from error
+        members = "".join(f"{address}\n" for address in self.servers.values())
+        (options.run_dir / "nginx" / "servers.txt").write_text(members)
 
     def _supervised(self) -> Supervisor:
         options = self.options
@@ -214,6 +219,14 @@ class Fleet:
                     )
                 if waiting:
                     time.sleep(POLL_INTERVAL_S)
+
+    def _start_gate(self) -> None:
+        try:
+            self._supervisor.start("gate")
+        except (OSError, HTTPException, xmlrpc.client.Error) as error:
+            raise FleetError(
+                f"the health gate could not start: {error}\n{_tail(self._logs / 'gate.log')}"
+            ) from error
 
     def _require_running(self, pids: dict[str, int]) -> None:
         """Fail when a process has ended, even if supervisord was quick to start it again."""

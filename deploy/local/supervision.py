@@ -114,22 +114,30 @@ class Supervisor:
 
     def states(self) -> list[ProcessState] | None:
         """The state of every process; None while supervisord does not answer."""
-        # The URL is only there to satisfy the library: the transport knows the socket. A transport
-        # that was refused once never recovers, and early on supervisord refuses: one for each call.
-        transport = SupervisorTransport(None, None, f"unix://{self._socket_file}")
-        proxy: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         try:
-            rows: list[dict[str, Any]] = proxy.supervisor.getAllProcessInfo()
+            rows: list[dict[str, Any]] = self._ask("getAllProcessInfo")
         except (OSError, HTTPException, xmlrpc.client.Error):
             return None
-        finally:
-            transport.close()
         states = [
             ProcessState(row["name"], row["statename"], row["pid"], Path(row["stdout_logfile"]))
             for row in rows
         ]
         self._pids |= {state.pid for state in states if state.pid}
         return states
+
+    def start(self, name: str) -> None:
+        """Start a process that does not start by itself; returns when it runs."""
+        self._ask("startProcess", name)
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        # The URL is only there to satisfy the library: the transport knows the socket. A transport
+        # that was refused once never recovers, and early on supervisord refuses: one for each call.
+        transport = SupervisorTransport(None, None, f"unix://{self._socket_file}")
+        proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+        try:
+            return getattr(proxy, f"supervisor.{method}")(*arguments)
+        finally:
+            transport.close()
 
     def _stop(self) -> None:
         if self._process is None:
@@ -147,6 +155,9 @@ class Supervisor:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.killpg(pid, signal.SIGKILL)
         self._socket_file.unlink(missing_ok=True)
+        # Empty only when it was made for the socket alone.
+        with contextlib.suppress(OSError):
+            self._socket_file.parent.rmdir()
 
 
 def _end_with_parent() -> None:

@@ -72,7 +72,8 @@ def test_a_fleet_serves_heals_and_leaves_nothing_running(tmp_path: Path) -> None
             assert all(client.rerank("a", ["b"]) for _ in range(10))
         wait_until(lambda: "server-0 was restarted" in fleet.log.read_text(), "the restart to be reported")
         running = " ".join(fleet.processes().values())
-        assert all(name in running for name in ("supervisord", "server-0", "server-1", "nginx: worker"))
+        parts = ("supervisord", "server-0", "server-1", "nginx: worker", "healthgate")
+        assert all(name in running for name in parts), running
         fleet.signal(signal.SIGINT)
         assert fleet.wait_end() == 0, fleet.log_tail()
     assert fleet.processes() == {}
