@@ -152,12 +152,16 @@ class Server:
             # Balancers need a moment to notice; calls that still arrive are answered.
             await asyncio.sleep(self._settings.drain_delay_s)
         self._reranker.drain()
+        # Closes the port and sends GOAWAY: clients whose connections were balanced, rather than
+        # their calls, would otherwise come back to this server with every retry.
+        goodbye = asyncio.create_task(server.stop(self._settings.drain_grace_s))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._calls.idle.wait(), self._settings.drain_grace_s)
         unfinished = self._calls.in_progress
         if http is not None:
             await http.stop()
         await server.stop(FAREWELL_S)
+        await goodbye
         await self._engine.stop()
         self._model.close()
         _log.info("stopped", unfinished_calls=unfinished)

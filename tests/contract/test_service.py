@@ -443,6 +443,27 @@ def test_sigterm_drains_and_nobody_loses_an_answer(tmp_path_factory: pytest.Temp
         assert process.process.wait(15) == 0
 
 
+def test_a_draining_server_sends_its_connections_elsewhere(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """After the delay the port is closed and connections say goodbye, while accepted calls go on."""
+    folder = tmp_path_factory.mktemp("goodbye")
+    with ServerProcess(folder, "--drain-delay", "0.2", "--simulated-tokens-per-second", "2000") as process:
+        with grpc.insecure_channel(process.address) as channel:
+            stub = rerank_pb2_grpc.RerankServiceStub(channel)
+            slow = stub.Rerank.future(
+                Request(query="q", documents=[f"{'word ' * 50}{i}" for i in range(120)]), timeout=30
+            )
+            rerank(stub, Request(query="q", documents=["quick"]))
+            process.signal(signal.SIGTERM)
+            wait_until(lambda: process.health() is None, "the port to close")
+            # On the same channel: it has lost its connection and finds nobody to connect to.
+            assert "connect" in (failure_of(channel, Request(query="q")).details() or "").lower()
+            assert not slow.done()
+            assert len(slow.result().results) == 120
+        assert process.process.wait(15) == 0
+
+
 def test_a_second_signal_exits_at_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """An operator in a hurry is obeyed."""
     with ServerProcess(tmp_path_factory.mktemp("hurry"), "--drain-delay", "300") as process:
