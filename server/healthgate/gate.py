@@ -43,6 +43,7 @@ class Gate:
         self._probes: dict[str, Probe] = {}
         self._asking: dict[str, asyncio.Task[Answer]] = {}
         self._reload_pending = False
+        self._failed_open = False
         self._members: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -116,8 +117,9 @@ class Gate:
             before = self._members.get(address)
             if before is None or bool(before) != bool(reason):
                 _log.info("out" if reason else "in", server=address, reason=reason)
-        if self._rotation.fails_open and members != self._members:
-            _log.error("no server answers: all stay in rotation", servers=len(members))
+        if self._rotation.fails_open and not self._failed_open:
+            _log.error("no server serves: all stay in rotation", servers=len(members))
+        self._failed_open = self._rotation.fails_open
         self._members = members
         if not members:
             return

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deploy.local.certificate import make_certificate
 from tests.fleet.chaos.fleet import ChaosFleet
-from tests.fleet.chaos.hedging import frozen_server_hedged_and_not
+from tests.fleet.chaos.hedging import with_a_frozen_server
 from tests.fleet.chaos.overload import LONG_S, overload
 from tests.fleet.chaos.report import figures_of, outcome_table, print_trouble, save
 from tests.fleet.chaos.runner import Outcome, run_scenario
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 save({layer: {outcome.scenario.name: figures_of(outcome) for outcome in outcomes}}, command)
         if not options.only or "hedging" in options.only:
-            figures = frozen_server_hedged_and_not(folder / "hedging", make_certificate(folder / "hedging"))
+            figures = with_a_frozen_server(folder / "hedging", make_certificate(folder / "hedging")).figures()
             console.print("one of four servers frozen:", figures)
             save({"hedging": figures}, command)
         if not options.only or "overload" in options.only:

@@ -95,6 +95,10 @@ class ChaosFleet:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # All at once, since each waits for its drain.
+        for server in self.servers:
+            if server.running:
+                server.signal(signal.SIGTERM)
         self._stack.close()
 
     @property

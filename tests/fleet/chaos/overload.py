@@ -15,7 +15,7 @@ from tests.fleet.chaos.processes import resident_kib
 __all__ = ["LONG_S", "SHORT_S", "Overload", "overload"]
 
 LONG_S = 60.0
-SHORT_S = 6.0
+SHORT_S = 5.0
 CAPACITY_TOKENS_PER_S = 10_000
 TIMES = 10
 DEADLINE_S = 1.0
@@ -78,7 +78,7 @@ class Overload:
 def overload(folder: Path, certificate: CertificateFiles, seconds: float) -> Overload:
     """Storm one server behind Nginx for some seconds, and look at it again 2 s later."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = {"--simulated-tokens-per-second": str(CAPACITY_TOKENS_PER_S)}
+    options = {"--simulated-tokens-per-second": str(CAPACITY_TOKENS_PER_S), "--token-budget": "2048"}
     with ChaosFleet("l7", folder, certificate, servers=1, server_options=options) as fleet:
         return asyncio.run(_storm(fleet, seconds))
 

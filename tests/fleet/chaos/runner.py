@@ -11,6 +11,8 @@ __all__ = ["MIN_CALLS_PER_S", "Outcome", "run_scenario"]
 
 MIN_CALLS_PER_S = 50.0
 QUESTIONS = 200
+CALM_CALLS = 60
+"""Before and after the blow, so that the fleet is seen to have been well, and to be well again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,10 @@ def run_scenario(scenario: Scenario, fleet: ChaosFleet, effort: Effort) -> Outco
     log_before = len(fleet.nginx.calls())
     trouble = ""
     with fleet.load(make_questions(QUESTIONS), scenario.load) as load:
-        load.wait_for_calls(scenario.calm_calls)
+        load.wait_for_calls(CALM_CALLS)
         try:
             scenario.strike(fleet, load, effort)
-            load.wait_for_calls(scenario.calm_calls)
+            load.wait_for_calls(CALM_CALLS)
         except AssertionError as error:
             trouble = str(error)
     broken = None

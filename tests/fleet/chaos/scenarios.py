@@ -12,14 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import grpc
-from grpc_health.v1 import health_pb2
-from rerank import HedgePolicy
 from rerank.v1 import rerank_pb2, rerank_pb2_grpc
 
 from tests.fleet.chaos.fleet import ChaosFleet
 from tests.fleet.chaos.load import LoadOptions, SteadyLoad
 from tests.fleet.chaos.servers import TOKENS_PER_SECOND, FleetServer
-from tests.support.scripted_server import ScriptedServer
+from tests.fleet.chaos.workload import MAX_TOKENS
 from tests.support.waiting import wait_until
 
 __all__ = ["LONG", "SCENARIOS", "SHORT", "Effort", "Scenario"]
@@ -33,12 +31,14 @@ class Effort:
     kills: int
     nginx_restarts: int
     frozen_s: float
+    lasting_s: float
+    """Of a drain that takes its time."""
     watched_calls: int
     """Calls that a lasting fault must see."""
 
 
-SHORT = Effort(rolling_rounds=1, kills=3, nginx_restarts=1, frozen_s=3.0, watched_calls=120)
-LONG = Effort(rolling_rounds=10, kills=20, nginx_restarts=5, frozen_s=5.0, watched_calls=600)
+SHORT = Effort(rolling_rounds=1, kills=3, nginx_restarts=1, frozen_s=2.0, lasting_s=4.0, watched_calls=60)
+LONG = Effort(rolling_rounds=10, kills=20, nginx_restarts=5, frozen_s=5.0, lasting_s=8.0, watched_calls=600)
 
 Strike = Callable[[ChaosFleet, SteadyLoad, Effort], None]
 
@@ -53,8 +53,6 @@ class Scenario:
     strike: Strike
     servers: int = 4
     load: LoadOptions = field(default_factory=LoadOptions)
-    calm_calls: int = 60
-    """Before and after the blow, so that the fleet is seen to have been well, and to be well again."""
     weaker_at_l4: str = ""
     """Why layer 4, which balances connections, can't keep the promise."""
 
@@ -114,8 +112,7 @@ def restart_nginx(fleet: ChaosFleet, load: SteadyLoad, effort: Effort) -> None:
 def slow_server(fleet: ChaosFleet, load: SteadyLoad, effort: Effort) -> None:
     """One server computes at a tenth of the others' speed."""
     victim = fleet.servers[-1]
-    # A small budget, since warming up runs full batches at this speed.
-    with victim.changed(simulated_tokens_per_second=str(TOKENS_PER_SECOND // 10), token_budget="512"):
+    with victim.changed(simulated_tokens_per_second=str(TOKENS_PER_SECOND // 10)):
         load.wait_for_calls(effort.watched_calls)
         if fleet.layer == "l7":
             wait_for_answers_of(load, victim)
@@ -144,12 +141,16 @@ def out_of_memory(fleet: ChaosFleet, load: SteadyLoad, effort: Effort) -> None:
 
 
 def not_serving(fleet: ChaosFleet, load: SteadyLoad, effort: Effort) -> None:
-    """One server's port is open, its health says NOT_SERVING, and it refuses every call."""
+    """One server's port is open, its health says NOT_SERVING, and soon it refuses every new call.
+
+    A real drain with a real reason to last: a call that takes long.
+    """
     victim = fleet.servers[-1]
-    with impostor(fleet, victim) as refusing:
-        refusing.health.set("rerank.v1.RerankService", health_pb2.HealthCheckResponse.NOT_SERVING)
+    with long_call(victim, effort.lasting_s):
+        victim.signal(signal.SIGTERM)
         fleet.wait_out_of_rotation(victim)
-        load.wait_for_calls(effort.watched_calls)
+        victim.process.wait(30)
+    victim.restart()
 
 
 def scale(fleet: ChaosFleet, load: SteadyLoad, effort: Effort) -> None:
@@ -167,26 +168,12 @@ SCENARIOS = (
     Scenario("rolling restart", "every server is restarted, one after the other", rolling_restart),
     Scenario("kill -9", "random servers are killed mid-call", kill_at_random),
     Scenario("frozen", "a server stands still and its callers have time to wait", freeze),
-    Scenario(
-        "frozen, hedged",
-        "a server stands still for longer than its callers may wait",
-        freeze,
-        load=LoadOptions(timeout_s=2.5, clients=4, hedge=HedgePolicy(delay_s=0.3, budget=0.05)),
-        # Hedges must be earned: one by twenty calls of the same client.
-        calm_calls=300,
-        weaker_at_l4="a hedge takes the same connection, and so goes to the same frozen server",
-    ),
     Scenario("nginx reload", "Nginx reads its configuration again", reload_nginx),
     Scenario("nginx restart", "Nginx ends and is started again", restart_nginx),
     Scenario("slow server", "a server is ten times slower than the others", slow_server),
     Scenario("broken device", "a server's device fails everything from one moment on", broken_device),
     Scenario("out of memory", "the batches of a server don't fit into its memory", out_of_memory),
-    Scenario(
-        "NOT_SERVING",
-        "a server with an open port refuses all calls",
-        not_serving,
-        weaker_at_l4="connections to it stay open, and every retry takes the same one",
-    ),
+    Scenario("NOT_SERVING", "a server with an open port says NOT_SERVING and refuses calls", not_serving),
     Scenario("scale 2-6-2", "servers are added and taken away", scale, servers=2),
 )
 
@@ -208,17 +195,12 @@ def wait_for_answers_of(load: SteadyLoad, server: FleetServer) -> None:
 
 
 @contextmanager
-def impostor(fleet: ChaosFleet, server: FleetServer) -> Iterator[ScriptedServer]:
-    """Another server at this one's address, which refuses every call."""
-    server.kill()
-
-    def refuse(request: rerank_pb2.RerankRequest, context: grpc.ServicerContext) -> rerank_pb2.RerankResponse:
-        context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
-
-    try:
-        with ScriptedServer(
-            server.name, refuse, port=server.port, certificate=server.certificate
-        ) as scripted:
-            yield scripted
-    finally:
-        server.restart()
+def long_call(server: FleetServer, seconds: float) -> Iterator[None]:
+    """A call to one server, past Nginx, that takes about so long and must be answered."""
+    document = "word " * (MAX_TOKENS - 16)
+    documents = [f"{number} {document}" for number in range(round(seconds * TOKENS_PER_SECOND / MAX_TOKENS))]
+    with server.channel() as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        call = stub.Rerank.future(rerank_pb2.RerankRequest(query="long", documents=documents), timeout=60)
+        yield
+        assert len(call.result(timeout=60).results) == len(documents)

@@ -17,7 +17,7 @@ __all__ = ["TOKENS_PER_SECOND", "FleetServer"]
 TOKENS_PER_SECOND = 8_000
 """Of each server: a call of ten documents takes it about 20 ms."""
 # Longer than the gate needs to notice and Nginx to reload, with room for a busy machine.
-DRAIN_DELAY_S = 2.0
+DRAIN_DELAY_S = 1.5
 HEALTH_TIMEOUT_S = 2.0
 
 
@@ -34,6 +34,8 @@ class FleetServer(ServerProcess):
             # Every call is computed: answers from the cache would hide what breaks.
             "--pair-cache-mib": "0",
             "--simulated-tokens-per-second": str(TOKENS_PER_SECOND),
+            # Warming up runs full batches at the simulated speed; small ones make restarts quick.
+            "--token-budget": "512",
             "--drain-delay": str(DRAIN_DELAY_S),
             **options,
         }
