@@ -371,13 +371,16 @@ def test_the_access_log_tells_the_story_of_a_call(start: Start) -> None:
     assert entry["grpc_timeout"]
 
 
-def test_what_is_not_grpc_is_refused(start: Start) -> None:
-    """A browser that comes by gets HTTP 415, and no server is bothered."""
+def test_what_is_neither_grpc_nor_served_is_refused(start: Start) -> None:
+    """A browser on a path of gRPC gets 415; where no server speaks HTTP, everything else is 503."""
     fleet = start()
     trusting = ssl.create_default_context(cafile=str(fleet.nginx.certificate.root))
     connection = http.client.HTTPSConnection("localhost", fleet.nginx.port, context=trusting, timeout=10)
-    connection.request("GET", "/")
-    assert connection.getresponse().status == 415
+    for path, status in ((RERANK, 415), ("/", 503)):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
     connection.close()
 
 
