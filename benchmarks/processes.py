@@ -18,7 +18,7 @@ __all__ = ["REPOSITORY", "Isolated", "ServerProcess", "free_port"]
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Beside the environments of peers, and ignored by git like them.
 LOGS = REPOSITORY / "benchmarks" / ".peers" / "logs"
-READY_TIMEOUT_S = 180.0
+READY_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
 POLL_INTERVAL_S = 0.05
 SHOWN_LOG_LINES = 15

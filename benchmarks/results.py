@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from benchmarks.machine import is_same_machine
+from benchmarks.processes import REPOSITORY
 
 __all__ = ["RESULTS", "Figures", "Results", "merge", "now", "read", "rounded", "write"]
 
@@ -54,11 +55,16 @@ def merge(
         "figures": rounded({**old["figures"], **figures}),
         "measured": {**old["measured"], **dict.fromkeys(new_names, source)},
         "absent": {
-            name: why
+            name: without_paths(why)
             for name, why in {**old["absent"], **absent}.items()
             if name in absent or name not in new_names
         },
     }
+
+
+def without_paths(reason: str) -> str:
+    """The reason without this machine's folders, which are nobody's business in a published file."""
+    return reason.replace(str(REPOSITORY), ".").replace(str(Path.home()), "~")
 
 
 def rounded(value: Any) -> Any:

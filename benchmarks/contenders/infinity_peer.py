@@ -28,6 +28,8 @@ class Infinity(HttpContender):
         """Only what has no default, or a default that isn't this comparison."""
         command: list[str | Path] = [infinity_executable(), "v2", "--host", "127.0.0.1"]
         command += ["--port", str(self._port), "--model-id", self._model, "--served-model-name", SERVED_NAME]
+        # Its own warm-up times the largest batches, a minute on a small machine; the race has one for all.
+        command += ["--no-model-warmup"]
         return [*command, "--engine", "torch", "--device", "cpu", "--dtype", "float32"]
 
     def environment(self) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
+from benchmarks.processes import REPOSITORY
 from benchmarks.results import merge, read, rounded, write
 
 MACHINE = {"cpu": "abacus", "cores": 2, "vector_units": [], "memory_gib": 1, "commit": "abc"}
@@ -45,6 +46,12 @@ def test_what_was_missing_is_no_longer_once_it_is_measured() -> None:
     first = run(None, "monday", absent={"a": "no network", "b": "no luck"})
     second = run(first, "tuesday", figures={"a": {"x": 1.0}}, absent={"c": "no time"})
     assert second["absent"] == {"b": "no luck", "c": "no time"}
+
+
+def test_reasons_name_no_folder_of_this_machine() -> None:
+    """Error messages often do."""
+    why = f"{REPOSITORY}/benchmarks/x.py and {Path.home()}/.cache"
+    assert run(None, "monday", absent={"a": why})["absent"] == {"a": "./benchmarks/x.py and ~/.cache"}
 
 
 def test_numbers_are_rounded_all_through_and_stay_valid_json(tmp_path: Path) -> None:
