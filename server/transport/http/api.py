@@ -34,7 +34,7 @@ def build_http_app(service: HttpService) -> FastAPI:
     _add_descriptions(app, service)
     _add_pages(app, service)
     app.add_exception_handler(HTTPException, _routing_error(service))
-    _own_document(app)
+    _own_document(app, accepts_instruction=service.reranker.info.accepts_instruction)
     return app
 
 
@@ -117,13 +117,13 @@ def _routing_error(service: HttpService) -> Callable[[Request, Exception], Await
     return handle
 
 
-def _own_document(app: FastAPI) -> None:
+def _own_document(app: FastAPI, *, accepts_instruction: bool) -> None:
     """Let the application describe itself with the dialects' schemas."""
 
     @cache
     def document() -> dict[str, Any]:
         described = get_openapi(routes=app.routes, **openapi.document_extras())
-        described["components"] = openapi.components()
+        described["components"] = openapi.components(accepts_instruction=accepts_instruction)
         return described
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI documents this as the way

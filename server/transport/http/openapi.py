@@ -63,7 +63,7 @@ _ERROR_SCHEMAS: dict[str, Any] = {
 _SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"apiKey": []}]
 
 
-def components() -> dict[str, Any]:
+def components(*, accepts_instruction: bool) -> dict[str, Any]:
     """Schemas of every dialect's requests and answers, and of errors."""
     schemas = dict(_ERROR_SCHEMAS)
     for dialect in _dialects(PATHS):
@@ -71,6 +71,12 @@ def components() -> dict[str, Any]:
         (_,), answered = msgspec.json.schema_components([dialect.answer], ref_template=_REF)
         schemas |= {name: _lenient(schema) for name, schema in asked.items()}
         schemas |= answered
+    schemas["ScoreRequest"] = _score_request(schemas["ScoreRequest"])
+    if not accepts_instruction:
+        schemas["SupersetRequest"]["properties"]["instruction"] = {
+            "description": "The model that is served takes none.",
+            "anyOf": [{"type": "string", "maxLength": 0}, {"type": "null"}],
+        }
     return {
         "schemas": schemas,
         "securitySchemes": {
@@ -159,6 +165,26 @@ def _schema(kind: Any) -> dict[str, Any]:
 def _any_of(schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
     unique = [schema for index, schema in enumerate(schemas) if schema not in schemas[:index]]
     return unique[0] if len(unique) == 1 else {"anyOf": unique}
+
+
+def _score_request(schema: dict[str, Any]) -> dict[str, Any]:
+    """Which of the fields go together, which the struct can't say."""
+    one = {"type": "string", "pattern": r"[^\s\x1c-\x1f\x85]"}
+    many = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    common = {name: schema["properties"][name] for name in ("model", "truncate_prompt_tokens")}
+    return {
+        "title": schema["title"],
+        "description": "One text with many. The first may be a list as well, as long as the second: "
+        "they are then scored pair by pair.",
+        "anyOf": [
+            {
+                "type": "object",
+                "required": list(names),
+                "properties": {names[0]: one, names[1]: many, **common},
+            }
+            for names in (("text_1", "text_2"), ("queries", "documents"))
+        ],
+    }
 
 
 def _lenient(schema: Any) -> Any:

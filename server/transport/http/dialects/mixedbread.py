@@ -7,7 +7,16 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from server.reranker import Ranking, RerankQuery
-from server.transport.http.dialects.base import Answer, Count, Dialect, Facts, Usage, total_tokens
+from server.transport.http.dialects.base import (
+    Answer,
+    Count,
+    Dialect,
+    DocumentObject,
+    Facts,
+    QueryText,
+    Usage,
+    total_tokens,
+)
 from server.transport.http.dialects.superset import document_text
 
 __all__ = ["MIXEDBREAD"]
@@ -16,8 +25,8 @@ __all__ = ["MIXEDBREAD"]
 class MixedbreadRequest(msgspec.Struct):
     """A query and its input."""
 
-    query: str
-    input: list[str | dict[str, Any]]
+    query: QueryText
+    input: list[str | DocumentObject]
     model: str | None = None
     top_k: Count | None = None
     rank_fields: list[str] | None = None

@@ -6,13 +6,19 @@ from typing import Literal
 import msgspec
 
 from server.reranker import Ranking, RerankQuery, Truncation
-from server.transport.http.dialects.base import Answer, Dialect, Facts, Usage, total_tokens
+from server.transport.http.dialects.base import Answer, Dialect, Facts, QueryText, Usage, total_tokens
 
 __all__ = ["NIM"]
 
 
-class Text(msgspec.Struct):
-    """A text in an object of its own."""
+class Question(msgspec.Struct):
+    """The query, in an object of its own."""
+
+    text: QueryText
+
+
+class Passage(msgspec.Struct):
+    """A passage, in an object of its own."""
 
     text: str
 
@@ -20,8 +26,8 @@ class Text(msgspec.Struct):
 class NimRequest(msgspec.Struct):
     """A query and its passages."""
 
-    query: Text
-    passages: list[Text]
+    query: Question
+    passages: list[Passage]
     model: str | None = None
     truncate: Literal["NONE", "END", "START"] | None = None
 

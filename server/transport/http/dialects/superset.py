@@ -12,7 +12,16 @@ from msgspec import UNSET, UnsetType
 
 from server.errors import InvalidRequest
 from server.reranker import Priority, Ranking, RerankQuery, Truncation
-from server.transport.http.dialects.base import Answer, Count, Dialect, Facts, Usage, total_tokens
+from server.transport.http.dialects.base import (
+    Answer,
+    Count,
+    Dialect,
+    DocumentObject,
+    Facts,
+    QueryText,
+    Usage,
+    total_tokens,
+)
 
 __all__ = ["SUPERSET", "SupersetRequest", "document_text", "query_of"]
 
@@ -29,8 +38,8 @@ _TRUNCATION = {
 class SupersetRequest(msgspec.Struct):
     """A query and its documents."""
 
-    query: str
-    documents: list[str | dict[str, Any]]
+    query: QueryText
+    documents: list[str | DocumentObject]
     model: str | None = None
     top_n: Count | None = None
     return_documents: bool | None = None
@@ -133,11 +142,10 @@ def document_text(
         return document
     if rank_fields:
         named = [(name, document[name]) for name in rank_fields if document.get(name) is not None]
-        if not named:
-            raise InvalidRequest(f"{field}[{index}]", "has none of the fields that rank_fields names")
         if len(named) == 1:
             return str(named[0][1])
-        return "\n".join(f"{name}: {value}" for name, value in named)
+        if named:
+            return "\n".join(f"{name}: {value}" for name, value in named)
     text = document.get("text")
     if not isinstance(text, str):
         raise InvalidRequest(

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from server.reranker import Ranking, RerankQuery
-from server.transport.http.dialects.base import Dialect, Facts
+from server.transport.http.dialects.base import Dialect, Facts, QueryText
 from server.transport.http.errors import HttpError
 from server.transport.tei_facts import tei_truncation
 
@@ -17,7 +17,7 @@ __all__ = ["TEI"]
 class TeiRequest(msgspec.Struct):
     """A query and its texts; TEI knows no top_n."""
 
-    query: str
+    query: QueryText
     texts: list[str]
     truncate: bool | None = None
     truncation_direction: Literal["Left", "Right", "left", "right"] | None = None

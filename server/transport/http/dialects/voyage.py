@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from server.reranker import Ranking, RerankQuery, Truncation
-from server.transport.http.dialects.base import Answer, Count, Dialect, Facts, Usage, total_tokens
+from server.transport.http.dialects.base import Answer, Count, Dialect, Facts, QueryText, Usage, total_tokens
 
 __all__ = ["VOYAGE"]
 
@@ -15,7 +15,7 @@ __all__ = ["VOYAGE"]
 class VoyageRequest(msgspec.Struct):
     """A query and its documents, with `top_k` or `truncation`."""
 
-    query: str
+    query: QueryText
     documents: list[str]
     model: str | None = None
     top_k: Count | None = None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from server.reranker import Ranking, RerankQuery
-from server.transport.http.dialects.base import Answer, Dialect, Facts
+from server.transport.http.dialects.base import Answer, Dialect, Facts, QueryText
 from server.transport.http.errors import HttpError
 
 __all__ = ["WEAVIATE"]
@@ -14,7 +14,7 @@ __all__ = ["WEAVIATE"]
 class WeaviateRequest(msgspec.Struct):
     """A query and its documents; `property` names where in Weaviate they come from."""
 
-    query: str
+    query: QueryText
     documents: list[str]
     property: str | None
 
