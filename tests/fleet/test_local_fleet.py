@@ -3,8 +3,10 @@
 import os
 import signal
 import socket
+import ssl
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from rerank import RerankClient, TLSConfig
@@ -48,6 +50,12 @@ class LocalFleet(ChildProcess):
         tls = TLSConfig(root_certificates=self.run_dir / "tls" / "root.crt")
         return RerankClient(f"localhost:{self.port}", tls=tls, timeout_s=20)
 
+    def over_http(self, path: str) -> int:
+        """The status of a GET, on the same address."""
+        trusting = ssl.create_default_context(cafile=self.run_dir / "tls" / "root.crt")
+        with urlopen(f"https://localhost:{self.port}{path}", context=trusting, timeout=20) as answer:
+            return int(answer.status)
+
     def processes(self) -> dict[int, str]:
         """What it started and still runs: command lines by process id."""
         return {pid: line for pid, line in processes_of(self.run_dir).items() if pid != self.process.pid}
@@ -62,11 +70,12 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to find 
 
 @linux
 def test_a_fleet_serves_heals_and_leaves_nothing_running(tmp_path: Path) -> None:
-    """Servers answer through TLS, a killed one comes back, and Ctrl-C ends every process with status 0."""
+    """All answer gRPC and HTTP through TLS, a killed one comes back, and Ctrl-C ends every process."""
     with LocalFleet(tmp_path, "--model", "simulated", "--replicas", "2") as fleet:
         with fleet.client() as client:
             answered = {name for _ in range(10) for name in client.rerank("a", ["b"]).servers}
             assert answered == {"server-0", "server-1"}
+            assert fleet.over_http("/v1/models") == 200
             victim = next(pid for pid, line in fleet.processes().items() if "server-0" in line)
             os.kill(victim, signal.SIGKILL)
             assert all(client.rerank("a", ["b"]) for _ in range(10))
