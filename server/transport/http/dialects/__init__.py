@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -43,9 +44,12 @@ _OUR_TRUNCATION = (b'"end"', b'"error"', b'"chunk"')
 
 
 def _is_voyage(probe: _Probe) -> bool:
-    if probe.has("top_k"):
-        return True
-    return isinstance(probe.truncation, Raw) and bytes(probe.truncation) not in _OUR_TRUNCATION
+    return _says(probe.top_k) or (_says(probe.truncation) and bytes(probe.truncation) not in _OUR_TRUNCATION)
+
+
+def _says(value: Raw | UnsetType) -> TypeGuard[Raw]:
+    """Whether the field has a value; null, from a client of any make, says nothing."""
+    return isinstance(value, Raw) and bytes(value) != b"null"
 
 
 def _is_infinity(probe: _Probe) -> bool:

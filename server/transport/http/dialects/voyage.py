@@ -7,7 +7,17 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from server.reranker import Ranking, RerankQuery, Truncation
-from server.transport.http.dialects.base import Answer, Count, Dialect, Facts, QueryText, Usage, total_tokens
+from server.transport.http.dialects.base import (
+    Answer,
+    Count,
+    Dialect,
+    DocumentObject,
+    Facts,
+    QueryText,
+    Usage,
+    total_tokens,
+)
+from server.transport.http.dialects.superset import document_text
 
 __all__ = ["VOYAGE"]
 
@@ -16,7 +26,7 @@ class VoyageRequest(msgspec.Struct):
     """A query and its documents, with `top_k` or `truncation`."""
 
     query: QueryText
-    documents: list[str]
+    documents: list[str | DocumentObject]
     model: str | None = None
     top_k: Count | None = None
     truncation: bool | None = None
@@ -44,7 +54,7 @@ def _queries(request: VoyageRequest, facts: Facts) -> list[RerankQuery]:
     return [
         RerankQuery(
             query=request.query,
-            documents=request.documents,
+            documents=[_text(request, index) for index in range(len(request.documents))],
             top_n=request.top_k or 0,
             truncation=Truncation.ERROR if request.truncation is False else Truncation.END,
             model=request.model or "",
@@ -58,12 +68,16 @@ def _render(request: VoyageRequest, rankings: Sequence[Ranking], facts: Facts) -
     return VoyageAnswer(
         object="list",
         data=[
-            VoyageResult(ranked.index, ranked.score, request.documents[ranked.index] if echo else UNSET)
+            VoyageResult(ranked.index, ranked.score, _text(request, ranked.index) if echo else UNSET)
             for ranked in rankings[0].results
         ],
         model=facts.model,
         usage=Usage(tokens, tokens),
     )
+
+
+def _text(request: VoyageRequest, index: int) -> str:
+    return document_text(request.documents[index], index, None)
 
 
 VOYAGE = Dialect("voyage", VoyageRequest, VoyageAnswer, _queries, _render)
