@@ -181,7 +181,9 @@ class AsyncGrpcTransport:
                 request, timeout=call.remaining_s(), metadata=call.metadata
             )
             response = await pending
-            return Reply(response, served_by(await pending.initial_metadata()))
+            # In the trailers, unless a server sends its headers early.
+            servers = served_by(await pending.trailing_metadata())
+            return Reply(response, servers or served_by(await pending.initial_metadata()))
 
     def _open_stream(self, call: Call, generation: int, events: Events) -> AsyncStream:
         outgoing: asyncio.Queue[wire.RerankStreamRequest | None] = asyncio.Queue()

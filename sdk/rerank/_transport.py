@@ -90,7 +90,8 @@ class GrpcTransport:
                     continue
                 future = futures[attempt]
                 if future.code() is grpc.StatusCode.OK:
-                    replies[attempt.position] = Reply(future.result(), served_by(future.initial_metadata()))
+                    servers = served_by(future.trailing_metadata()) or served_by(future.initial_metadata())
+                    replies[attempt.position] = Reply(future.result(), servers)
                     for loser in scatter.succeeded(attempt):
                         futures[loser].cancel()
                     continue
@@ -158,7 +159,9 @@ class GrpcTransport:
             response, answered = self._stub.Rerank.with_call(
                 request, timeout=call.remaining_s(), metadata=call.metadata
             )
-        return Reply(response, served_by(answered.initial_metadata()))
+        return Reply(
+            response, served_by(answered.trailing_metadata()) or served_by(answered.initial_metadata())
+        )
 
     def _send(self, request: wire.RerankRequest, call: Call) -> Any:
         with self._errors(call):

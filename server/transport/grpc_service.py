@@ -69,7 +69,9 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         with self._call("Rerank", context) as call:
             try:
                 response = await self._answer(request, context.time_remaining(), call)
-                await context.send_initial_metadata(self._identity(call))
+                # As trailers, so that headers, message and status leave in one piece: a call whose
+                # server dies between them can't be retried by gRPC.
+                context.set_trailing_metadata(self._identity(call))
                 call.status = "OK"
                 return response
             except asyncio.CancelledError:
@@ -107,7 +109,7 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     ) -> rerank_pb2.GetModelResponse:
         """What is served, and within which limits."""
         with self._call("GetModel", context) as call:
-            await context.send_initial_metadata(self._identity(call))
+            context.set_trailing_metadata(self._identity(call))
             call.status = "OK"
             return model_message(self._reranker.info, self._reranker.limits, self._server_name)
 

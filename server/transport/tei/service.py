@@ -111,7 +111,8 @@ class TeiService:
             identity: Metadata = (("x-request-id", call.request_id), ("x-served-by", self._server_name))
             try:
                 response = await answer(call)
-                await context.send_initial_metadata(identity)
+                # As trailers, like in grpc_service.py: nothing leaves before everything does.
+                context.set_trailing_metadata(identity)
                 call.status = "OK"
                 return response
             except asyncio.CancelledError:
