@@ -21,13 +21,8 @@ from server.ops.metrics import EngineMetrics
 from server.reranker import Limits, Reranker
 from server.transport.api_keys import configured_keys
 from server.transport.call import CallLog
-from server.transport.grpc_server import (
-    add_rerank_service,
-    bind,
-    build_grpc_server,
-    enable_reflection,
-    preflight,
-)
+from server.transport.grpc_front import GrpcFront
+from server.transport.grpc_server import add_rerank_service, enable_reflection, preflight
 from server.transport.grpc_service import RerankService
 from server.transport.http.api import build_http_app
 from server.transport.http.server import HttpServer, listen_http
@@ -95,35 +90,40 @@ class Server:
 
     async def serve(self) -> int:
         """From the first call to the last; returns the process's exit status."""
-        server = build_grpc_server(self._settings, self._keys)
-        port = bind(server, self._settings)
-        name = self._settings.server_name or f"{socket.gethostname()}:{port}"
-        add_rerank_service(server, RerankService(self._reranker, self._calls, name, self._settings))
-        add_tei_services(server, TeiService(self._reranker, self._calls, name))
-        self._health.attach(server)
-        if self._settings.reflection:
-            enable_reflection(server, RERANK_SERVICE, HEALTH_SERVICE, *TEI_SERVICES)
+        front = GrpcFront(self._settings, self._add_services, self._keys, on_gone=self._port_lost)
+        name = self._server_name(front.port)
         if self._settings.metrics_port:
             self._metrics.serve(self._settings.metrics_port)
         await self._engine.start()
         self._listen_to_signals()
         http = self._http_server(name) if self._settings.http_port else None
-        await server.start()
+        await front.start()
         if http is not None:
             await http.start()
         await self._health.set(serving=True)
         _log.info(
             "serving",
             host=self._settings.host,
-            port=port,
+            port=front.port,
             http_port=self._settings.http_port or None,
             name=name,
         )
         watchdog = asyncio.create_task(self._watch_device())
         await self._stop.wait()
         watchdog.cancel()
-        await self._drain(server, http)
+        await self._drain(front, http)
         return self._exit_status
+
+    def _server_name(self, port: int) -> str:
+        return self._settings.server_name or f"{socket.gethostname()}:{port}"
+
+    def _add_services(self, server: grpc.aio.Server, port: int) -> None:
+        name = self._server_name(port)
+        add_rerank_service(server, RerankService(self._reranker, self._calls, name, self._settings))
+        add_tei_services(server, TeiService(self._reranker, self._calls, name))
+        self._health.attach(server)
+        if self._settings.reflection:
+            enable_reflection(server, RERANK_SERVICE, HEALTH_SERVICE, *TEI_SERVICES)
 
     def _http_server(self, name: str) -> HttpServer:
         settings, engine = self._settings, self._engine
@@ -144,7 +144,7 @@ class Server:
         )
         return HttpServer(build_http_app(service), settings, listen_http(settings))
 
-    async def _drain(self, server: grpc.aio.Server, http: HttpServer | None) -> None:
+    async def _drain(self, front: GrpcFront, http: HttpServer | None) -> None:
         """NOT_SERVING, answer for a while, take nothing new, finish what was accepted, stop."""
         await self._health.set(serving=False)
         if self._exit_status == 0:
@@ -154,13 +154,13 @@ class Server:
         self._reranker.drain()
         # Closes the port and sends GOAWAY: clients whose connections were balanced, rather than
         # their calls, would otherwise come back to this server with every retry.
-        goodbye = asyncio.create_task(server.stop(self._settings.drain_grace_s))
+        goodbye = asyncio.create_task(front.stop(self._settings.drain_grace_s))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._calls.idle.wait(), self._settings.drain_grace_s)
         unfinished = self._calls.in_progress
         if http is not None:
             await http.stop()
-        await server.stop(FAREWELL_S)
+        await front.stop(FAREWELL_S)
         await goodbye
         await self._engine.stop()
         self._model.close()
@@ -179,6 +179,11 @@ class Server:
 
     def _device_lost(self, reason: str) -> None:
         _log.error("device lost; exiting so that a supervisor can restart the server", reason=reason)
+        self._exit_status = EXIT_DEVICE_LOST
+        self._stop.set()
+
+    def _port_lost(self, reason: str) -> None:
+        _log.error("the port is lost; exiting so that a supervisor can restart the server", reason=reason)
         self._exit_status = EXIT_DEVICE_LOST
         self._stop.set()
 
