@@ -1,0 +1,26 @@
+"""Bad bytes, briefly."""
+
+from pathlib import Path
+
+from tests.fuzz.attacks import ATTACKS, Attack
+from tests.fuzz.wire import attack_server
+from tests.support.server_process import ServerProcess
+
+OPTIONS = ("--max-tokens", "512", "--pair-cache-mib", "0")
+RARE = tuple(Attack(attack.name, 1, attack.run) for attack in ATTACKS if attack.share <= 15)
+
+
+def test_nothing_on_the_wire_ends_the_server(tmp_path: Path) -> None:
+    """The server lives, tells nothing of its insides, and answers a proper client meanwhile."""
+    with ServerProcess(tmp_path, *OPTIONS) as server:
+        campaign = attack_server(server, 500, seed=1)
+        assert campaign.server_held, campaign
+        assert server.stop() == 0
+
+
+def test_rare_and_costly_attacks(tmp_path: Path) -> None:
+    """Bombs, floods and half-open connections, each a few times, cost neither memory nor descriptors."""
+    with ServerProcess(tmp_path, *OPTIONS) as server:
+        campaign = attack_server(server, 30, seed=2, attacks=RARE)
+        assert campaign.server_held, campaign
+        assert campaign.rss_growth_mib < 200
