@@ -11,8 +11,7 @@ from tests.support.calls import served_by
 from tests.support.nginx import NginxProcess
 from tests.support.server_process import ServerProcess
 
-
-NAMES = (b"/rerank.v1.\xfd/Rerank", b"/x", b"/a.b/c/d", b"/rerank.v1.S/\xc3\xa4", b"/rerank.v1.S/a%00b")
+NAMES = (b"/rerank.v1.\xfd/Rerank", b"/x", b"/a.b/c/d", b"/rerank.v1.S/\xc3\xa4")
 
 
 def test_names_that_no_method_has_reach_no_server(tmp_path: Path, certificate: CertificateFiles) -> None:
