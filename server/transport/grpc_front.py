@@ -22,6 +22,7 @@ __all__ = ["GrpcFront"]
 # The old server may hold the port for a moment.
 REOPEN_ATTEMPTS = 50
 REOPEN_PAUSE_S = 0.1
+WATCH_INTERVAL_S = 0.1
 
 _log = structlog.get_logger("rerank.grpc")
 
@@ -68,12 +69,15 @@ class GrpcFront:
     async def _reopen_when_it_gives_up(self) -> None:
         while not self._stopping:
             try:
-                await self._server.wait_for_termination()
+                # With a timeout, since only then it tells of a server that gave up but whose calls
+                # have not ended; nobody would end those that it never got to accept.
+                if await self._server.wait_for_termination(WATCH_INTERVAL_S):
+                    continue
             except Exception as error:  # whatever grpc.aio's accepting loop died of
                 _log.error("the gRPC library gave up its server; opening the port again", error=str(error))
             if self._stopping:
                 return
-            # The old one has cancelled its calls; it must be gone before the port is free.
+            # Cancels its calls; it must be gone before the port is free.
             await self._server.stop(None)
             try:
                 await self._reopen()
