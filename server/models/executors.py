@@ -11,6 +11,8 @@ from torch import Tensor
 from server.errors import ConfigurationError, TooLarge
 from server.models.base import EncodedPair, Windowing
 from server.models.families import family_of
+from server.models.int8 import Int8Linears
+from server.models.linears import Linears
 from server.models.packed import PackedExecutor
 from server.models.padded import PaddedExecutor
 from server.models.prompts import Inputs
@@ -21,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 _EXACT = 1e-3
 _HALF = 0.05
-"""Relative differences that rounding alone explains, in 32 and in 16 bits."""
+"""Differences, relative to the largest logit, that rounding alone explains in 32 and in 16 bits."""
+_UNSEEN = 3.0
+"""In int8: how much larger than any that was measured a difference may be on these pairs."""
 
 _PROBE_QUERY = "How many people live in Berlin?"
 _PROBE_DOCUMENTS = (
@@ -45,7 +49,9 @@ class PackingMismatchError(Exception):
     """The network, packed, does not give its own logits; it was changed and must be loaded again."""
 
 
-def build_executor(encoder: Any, inputs: Inputs, device: torch.device, *, packed: bool = True) -> Executor:
+def build_executor(
+    encoder: Any, inputs: Inputs, device: torch.device, *, packed: bool = True, linears: Linears | None = None
+) -> Executor:
     """The fastest execution that gives the model's own logits.
 
     A packed network leans on details of transformers that move between versions, and an
@@ -57,6 +63,7 @@ def build_executor(encoder: Any, inputs: Inputs, device: torch.device, *, packed
         inputs: how it tokenises.
         device: where it is.
         packed: whether packing may be tried.
+        linears: what takes the place of a packed network's linear layers; None for what suits it.
 
     Raises:
         PackingMismatchError: packed logits differ.
@@ -75,13 +82,17 @@ def build_executor(encoder: Any, inputs: Inputs, device: torch.device, *, packed
     with torch.inference_mode():
         expected = padded.forward(pairs).cpu().numpy()
         try:
-            executor = PackedExecutor(family(encoder), device, segments=inputs.segments)
+            executor = PackedExecutor(family(encoder, linears), device, segments=inputs.segments)
             found = executor.forward(pairs).cpu().numpy()
         except NotImplementedError as unsupported:
             raise PackingMismatchError(f"{type(network).__name__}: {unsupported}") from unsupported
-    error = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
-    if not error <= (_EXACT if exact else _HALF):  # written so that NaN fails, too
-        raise PackingMismatchError(f"{type(network).__name__}: packed logits differ by {error:.2g}")
+    difference = float(np.abs(found - expected).max())
+    if isinstance(linears, Int8Linears):
+        allowed = _UNSEEN * linears.tolerance
+    else:
+        allowed = (_EXACT if exact else _HALF) * max(1.0, float(np.abs(expected).max()))
+    if not difference <= allowed:  # written so that NaN fails, too
+        raise PackingMismatchError(f"{type(network).__name__}: packed logits differ by {difference:.2g}")
     return executor
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from server.errors import ConfigurationError
 from server.models.base import (
     EncodedDocument,
     EncodedPair,
@@ -21,9 +22,16 @@ from server.models.base import (
     Windowing,
 )
 from server.models.checkpoint import Source, load_cross_encoder, locate
-from server.models.devices import device_errors, free_caches, resolve_device, resolve_dtype
+from server.models.devices import (
+    device_errors,
+    free_caches,
+    keep_freed_memory,
+    resolve_device,
+    resolve_dtype,
+)
 from server.models.executors import Executor, PackingMismatchError, build_executor
 from server.models.fingerprint import digest_of_weights, fingerprint
+from server.models.int8_files import load_int8
 from server.models.labels import relevance, relevant_label
 from server.models.prompts import Inputs, inputs_of
 from server.models.tokenise import PairTokenizer
@@ -52,7 +60,7 @@ def load_torch(
     Args:
         model: a hub id, a folder, or the embedded model's name.
         device: cpu, cuda, cuda:N, or auto.
-        dtype: auto, float32, float16 or bfloat16.
+        dtype: auto, float32, float16, bfloat16, or int8, which needs `quantise` first.
         max_tokens: upper bound on the tokens of a pair; the model's own limit also holds.
         revision: branch, tag or commit on the hub.
         threads: of the CPU; None leaves torch's choice, one per core.
@@ -64,16 +72,25 @@ def load_torch(
     where = resolve_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
+    if where.type == "cpu":
+        keep_freed_memory()
+    int8 = dtype == "int8"
+    if int8 and where.type != "cpu":
+        raise ConfigurationError(f"--dtype int8: runs on the CPU only, not on {where}; use --device cpu")
     source = locate(model, revision)
-    precision = resolve_dtype(dtype, where, _model_type(source, trust_remote_code=trust_remote_code))
+    precision = resolve_dtype(
+        "float32" if int8 else dtype, where, _model_type(source, trust_remote_code=trust_remote_code)
+    )
 
     def build(*, packed: bool) -> TorchModel:
         encoder = load_cross_encoder(source, where, precision, trust_remote_code=trust_remote_code)
-        return TorchModel(encoder, source, where, precision, max_tokens=max_tokens, packed=packed)
+        return TorchModel(encoder, source, where, precision, max_tokens=max_tokens, packed=packed, int8=int8)
 
     try:
         return build(packed=True)
     except PackingMismatchError as error:
+        if int8:
+            raise ConfigurationError(f"--dtype int8: {error}; use --dtype float32") from error
         logger.warning("%s; loading again to run it padded", error)
         return build(packed=False)
 
@@ -105,6 +122,7 @@ class TorchModel:
         dtype: precision of its weights.
         max_tokens: upper bound on the tokens of a pair.
         packed: whether packed execution may be used.
+        int8: whether the linear layers run in int8, from the files that `quantise` wrote.
         before_forward: called with each batch before it runs. Tests inject failures here.
     """
 
@@ -117,6 +135,7 @@ class TorchModel:
         *,
         max_tokens: int = DEFAULT_MAX_TOKENS,
         packed: bool = True,
+        int8: bool = False,
         before_forward: Callable[[Sequence[EncodedPair]], None] | None = None,
     ) -> None:
         network = encoder[0].model
@@ -126,15 +145,18 @@ class TorchModel:
         weights = digest_of_weights(encoder)
         inputs: Inputs = inputs_of(encoder, max_tokens)
         self._tokenizer: PairTokenizer = inputs.tokenizer
-        self._executor: Executor | None = build_executor(encoder, inputs, device, packed=packed)
-        precision = str(dtype).removeprefix("torch.")
+        linears, content = load_int8(source, weights) if int8 else (None, "")
+        self._executor: Executor | None = build_executor(
+            encoder, inputs, device, packed=packed, linears=linears
+        )
+        precision = "int8" if int8 else str(dtype).removeprefix("torch.")
         self._info = ModelInfo(
             model_id=source.model_id,
             revision=source.revision or f"local-{weights[:12]}",
             architecture=type(network).__name__,
             execution=f"torch {self._executor.name} {precision} {device}",
             fingerprint=fingerprint(
-                ["torch", weights, precision, device.type, str(self._label), *inputs.identity]
+                ["torch", weights, precision, content, device.type, str(self._label), *inputs.identity]
             ),
             max_tokens=inputs.tokenizer.max_tokens,
             accepts_instruction=inputs.tokenizer.template.accepts_instruction,

@@ -5,12 +5,11 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import GELUActivation
 
 from server.models.attention import ATTENTION_NAME, Packing, register
-from server.models.onednn import PackedLinear, onednn_pays, pack_linears
+from server.models.linears import Linears, default_linears
 
-__all__ = ["Family", "PackedRow", "fuse_gelu", "gather", "in_float32", "pack", "speed_up"]
+__all__ = ["Family", "PackedRow", "gather", "in_float32", "pack", "replace_linears"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,9 @@ class Family(Protocol):
     head computes in float32 whatever precision the rest has.
     """
 
+    backbone: nn.Module
+    """The network below its head."""
+
     @property
     def causal(self) -> bool:
         """Whether tokens see only what is before them."""
@@ -50,46 +52,31 @@ class Family(Protocol):
         """The id that the head skips when it looks for the last token; None if it looks elsewhere."""
         ...
 
-    def __init__(self, encoder: Any) -> None: ...
+    def __init__(self, encoder: Any, linears: Linears | None = None) -> None: ...
 
     def logits(self, row: PackedRow) -> Tensor:
         """The head's output: float32, shape [pairs, labels]."""
         ...
 
 
-def pack(backbone: nn.Module) -> None:
-    """Make a transformers backbone run packed: its attention, and on the CPU its linear layers."""
+def pack(backbone: nn.Module, linears: Linears | None) -> Linears:
+    """Make a transformers backbone run packed: its attention, and its linear layers.
+
+    Returns:
+        What replaced the linear layers: `linears`, or what suits the backbone.
+    """
     register()
     cast(Any, backbone).set_attn_implementation(ATTENTION_NAME)
-    speed_up(backbone)
+    return replace_linears(backbone, linears)
 
 
-def speed_up(backbone: nn.Module) -> None:
-    """Replace the backbone's linear layers by oneDNN's where those pay."""
-    parameters = list(backbone.parameters())
-    for parameter in parameters:
+def replace_linears(backbone: nn.Module, linears: Linears | None) -> Linears:
+    """Replace the backbone's linear layers, which from then on are for inference only."""
+    for parameter in backbone.parameters():
         parameter.requires_grad_(False)
-    if all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters) and onednn_pays():
-        pack_linears(backbone)
-
-
-def fuse_gelu(module: nn.Module, linear: str, activation: str) -> None:
-    """Let oneDNN apply an exact GELU while it writes a linear layer's output.
-
-    Args:
-        module: holds both, and calls one after the other.
-        linear: name of the layer, perhaps replaced by `pack`.
-        activation: name of the activation.
-    """
-    dense, act = getattr(module, linear), getattr(module, activation)
-    if isinstance(dense, PackedLinear) and type(act) in (GELUActivation, nn.GELU) and is_exact(act):
-        dense.activation = "gelu"
-        setattr(module, activation, nn.Identity())
-
-
-def is_exact(act: nn.Module) -> bool:
-    """Whether a GELU is the one by the error function, and not its approximation by tanh."""
-    return getattr(act, "approximate", "none") == "none"
+    chosen = linears or default_linears(backbone)
+    chosen.install(backbone)
+    return chosen
 
 
 def in_float32(head: nn.Module) -> nn.Module:

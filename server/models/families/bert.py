@@ -4,16 +4,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from server.models.families.base import PackedRow, fuse_gelu, gather, in_float32, pack
+from server.models.families.base import PackedRow, gather, in_float32, pack
+from server.models.linears import Linears
 
 __all__ = ["Bert", "Electra", "pack_bert_encoder"]
 
 
-def pack_bert_encoder(backbone: Any) -> None:
+def pack_bert_encoder(backbone: Any, linears: Linears | None) -> None:
     """Pack a backbone whose encoder is built as BERT's is."""
-    pack(backbone)
+    chosen = pack(backbone, linears)
     for layer in backbone.encoder.layer:
-        fuse_gelu(layer.intermediate, "dense", "intermediate_act_fn")
+        chosen.fuse_gelu(layer.intermediate, "dense", "intermediate_act_fn", (layer.output, "dense"))
 
 
 class Bert:
@@ -22,17 +23,17 @@ class Bert:
     causal = False
     padding_id = None
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, linears: Linears | None = None) -> None:
         network = encoder[0].model
-        self._backbone = network.bert
+        self.backbone = network.bert
         # Taken off the backbone, which would pool the first token of the whole row.
         self._head = nn.Sequential(in_float32(network.bert.pooler), in_float32(network.classifier))
-        self._backbone.pooler = None
-        pack_bert_encoder(self._backbone)
+        self.backbone.pooler = None
+        pack_bert_encoder(self.backbone, linears)
 
     def logits(self, row: PackedRow) -> Tensor:
         """The head's output: float32, shape [pairs, labels]."""
-        hidden = self._backbone(
+        hidden = self.backbone(
             input_ids=row.token_ids,
             token_type_ids=row.segments,
             position_ids=row.positions,
@@ -48,15 +49,15 @@ class Electra:
     causal = False
     padding_id = None
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, linears: Linears | None = None) -> None:
         network = encoder[0].model
-        self._backbone = network.electra
+        self.backbone = network.electra
         self._classifier = in_float32(network.classifier)
-        pack_bert_encoder(self._backbone)
+        pack_bert_encoder(self.backbone, linears)
 
     def logits(self, row: PackedRow) -> Tensor:
         """The head's output: float32, shape [pairs, labels]."""
-        hidden = self._backbone(
+        hidden = self.backbone(
             input_ids=row.token_ids,
             token_type_ids=row.segments,
             position_ids=row.positions,

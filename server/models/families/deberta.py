@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from server.models.attention import Packing
-from server.models.families.base import PackedRow, fuse_gelu, gather, in_float32, speed_up
+from server.models.families.base import PackedRow, gather, in_float32, replace_linears
+from server.models.linears import Linears
 
 __all__ = ["DebertaV2"]
 
@@ -24,11 +25,11 @@ class DebertaV2:
     causal = False
     padding_id = None
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, linears: Linears | None = None) -> None:
         network = encoder[0].model
-        self._backbone = network.deberta
+        self.backbone = network.deberta
         self._head = nn.Sequential(in_float32(network.pooler), in_float32(network.classifier))
-        stack = self._backbone.encoder
+        stack = self.backbone.encoder
         if getattr(stack, "conv", None) is not None:
             raise NotImplementedError("the convolution of DeBERTa's larger models reads across pairs")
         self._row = _CurrentRow()
@@ -39,14 +40,14 @@ class DebertaV2:
         # Both would be tokens x tokens for the whole row, and nothing reads them any more.
         stack.get_attention_mask = lambda mask: mask
         stack.get_rel_pos = lambda *_args, **_kwargs: None
-        speed_up(self._backbone)
+        chosen = replace_linears(self.backbone, linears)
         for layer in stack.layer:
-            fuse_gelu(layer.intermediate, "dense", "intermediate_act_fn")
+            chosen.fuse_gelu(layer.intermediate, "dense", "intermediate_act_fn", (layer.output, "dense"))
 
     def logits(self, row: PackedRow) -> Tensor:
         """The head's output: float32, shape [pairs, labels]."""
         self._row.packing = row.packing
-        hidden = self._backbone(
+        hidden = self.backbone(
             input_ids=row.token_ids, token_type_ids=row.segments, position_ids=row.positions
         ).last_hidden_state
         logits: Tensor = self._head(gather(hidden, row.first))

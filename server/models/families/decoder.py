@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from server.models.families.base import PackedRow, gather, in_float32, pack
+from server.models.linears import Linears
 
 __all__ = ["CausalYesNo", "DecoderClassifier"]
 
@@ -15,16 +16,16 @@ class DecoderClassifier:
 
     causal = True
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, linears: Linears | None = None) -> None:
         network = encoder[0].model
         self.padding_id: int | None = network.config.get_text_config().pad_token_id
-        self._backbone = network.model
+        self.backbone = network.model
         self._score = in_float32(network.score)
-        pack(self._backbone)
+        pack(self.backbone, linears)
 
     def logits(self, row: PackedRow) -> Tensor:
         """The head's output: float32, shape [pairs, labels]."""
-        hidden = _last_hidden_state(self._backbone, row)
+        hidden = _last_hidden_state(self.backbone, row)
         logits: Tensor = self._score(gather(hidden, row.last).squeeze(1))
         return logits
 
@@ -38,9 +39,9 @@ class CausalYesNo:
     causal = True
     padding_id = None
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, linears: Linears | None = None) -> None:
         network, score = encoder[0].model, encoder[1]
-        self._backbone = network.model
+        self.backbone = network.model
         output: nn.Linear = network.get_output_embeddings()
         self._weight = output.weight[score.true_token_id].detach().float()
         bias = output.bias
@@ -48,11 +49,11 @@ class CausalYesNo:
         if score.false_token_id is not None:
             self._weight = self._weight - output.weight[score.false_token_id].detach().float()
             self._bias -= 0.0 if bias is None else float(bias[score.false_token_id])
-        pack(self._backbone)
+        pack(self.backbone, linears)
 
     def logits(self, row: PackedRow) -> Tensor:
         """The head's output: float32, shape [pairs, 1]."""
-        hidden = _last_hidden_state(self._backbone, row)
+        hidden = _last_hidden_state(self.backbone, row)
         return torch.mv(gather(hidden, row.last).squeeze(1), self._weight).unsqueeze(1) + self._bias
 
 

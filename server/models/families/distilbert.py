@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from server.models.families.base import PackedRow, fuse_gelu, gather, in_float32, pack
+from server.models.families.base import PackedRow, gather, in_float32, pack
+from server.models.linears import Linears
 
 __all__ = ["DistilBert"]
 
@@ -15,19 +16,19 @@ class DistilBert:
     causal = False
     padding_id = None
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, linears: Linears | None = None) -> None:
         network = encoder[0].model
-        self._backbone = network.distilbert
+        self.backbone = network.distilbert
         self._head = nn.Sequential(
             in_float32(network.pre_classifier), nn.ReLU(), in_float32(network.classifier)
         )
-        pack(self._backbone)
-        for layer in self._backbone.transformer.layer:
-            fuse_gelu(layer.ffn, "lin1", "activation")
+        chosen = pack(self.backbone, linears)
+        for layer in self.backbone.transformer.layer:
+            chosen.fuse_gelu(layer.ffn, "lin1", "activation", (layer.ffn, "lin2"))
 
     def logits(self, row: PackedRow) -> Tensor:
         """The head's output: float32, shape [pairs, labels]."""
-        hidden = self._backbone(
+        hidden = self.backbone(
             input_ids=row.token_ids, position_ids=row.positions, rerank_packing=row.packing
         ).last_hidden_state
         logits: Tensor = self._head(gather(hidden, row.first).squeeze(1))

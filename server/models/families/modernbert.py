@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from server.models.families.base import PackedRow, gather, in_float32, pack
+from server.models.linears import Linears
 
 __all__ = ["ModernBert"]
 
@@ -16,16 +17,16 @@ class ModernBert:
     causal = False
     padding_id = None
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, linears: Linears | None = None) -> None:
         network = encoder[0].model
-        self._backbone = network.model
+        self.backbone = network.model
         self._takes_mean = network.config.classifier_pooling == "mean"
         self._head = nn.Sequential(in_float32(network.head), in_float32(network.classifier))
-        pack(self._backbone)
+        pack(self.backbone, linears)
 
     def logits(self, row: PackedRow) -> Tensor:
         """The head's output: float32, shape [pairs, labels]."""
-        hidden = self._backbone(
+        hidden = self.backbone(
             input_ids=row.token_ids, position_ids=row.positions, rerank_packing=row.packing
         ).last_hidden_state
         pooled = _means(hidden, row) if self._takes_mean else gather(hidden, row.first).squeeze(1)

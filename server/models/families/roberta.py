@@ -6,6 +6,7 @@ from torch import Tensor
 
 from server.models.families.base import PackedRow, gather, in_float32
 from server.models.families.bert import pack_bert_encoder
+from server.models.linears import Linears
 
 __all__ = ["Roberta"]
 
@@ -16,17 +17,17 @@ class Roberta:
     causal = False
     padding_id = None
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, linears: Linears | None = None) -> None:
         network = encoder[0].model
-        self._backbone = network.base_model
+        self.backbone = network.base_model
         self._classifier = in_float32(network.classifier)
         # Positions count on from the padding id; from 0 they would be silently off by two.
         self._first_position = network.config.pad_token_id + 1
-        pack_bert_encoder(self._backbone)
+        pack_bert_encoder(self.backbone, linears)
 
     def logits(self, row: PackedRow) -> Tensor:
         """The head's output: float32, shape [pairs, labels]."""
-        hidden = self._backbone(
+        hidden = self.backbone(
             input_ids=row.token_ids,
             token_type_ids=row.segments,
             position_ids=row.positions + self._first_position,
