@@ -9,6 +9,7 @@ MODEL ?= ms-marco-MiniLM-L-12-v2
 DEVICE ?= cpu
 LB_PORT ?= 8443
 ONLY ?=
+MINUTES ?= 10
 TESTS ?= tests
 
 # Exact versions, once and for all.
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PYTHON_FOLDERS := server sdk/rerank deploy nginx benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format proto bench chaos clean
+.PHONY: help setup demo up test lint format proto bench chaos soak fuzz clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -57,6 +58,12 @@ bench: $(VENV)/.dev ## figures against peers, into benchmarks/results
 
 chaos: $(VENV)/.dev ## break a fleet in every way, at length, into benchmarks/results/chaos.json
 	$(BIN)/python -m tests.fleet.chaos
+
+soak: $(VENV)/.dev ## a fleet at work for MINUTES (10): memory, descriptors, answers
+	$(BIN)/python -m tests.fleet.chaos.soak --minutes $(MINUTES)
+
+fuzz: $(VENV)/.dev ## a hundred thousand bad inputs, on the wire and through the API
+	$(BIN)/python -m tests.fuzz
 
 clean: ## remove what running left behind; .venv stays
 	rm -rf .run .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist sdk/build sdk/dist

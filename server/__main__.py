@@ -1,5 +1,6 @@
 """`python -m server`: serve, or one of the commands that prepare models."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(arguments: Sequence[str]) -> int:
     settings = read_settings(arguments)
+    # At its default, gRPC's C core writes what a peer says in a GOAWAY into the log as it came.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Imported only now: --help and a wrong option answer at once.
     from server.app import run
     from server.ops.logging import configure_logging

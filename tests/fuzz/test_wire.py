@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tests.fuzz.attacks import ATTACKS, Attack
+from tests.fuzz.attacks import ATTACKS, Attack, Target
+from tests.fuzz.frames import PREFACE, frame, settings
 from tests.fuzz.wire import attack_server
 from tests.support.server_process import ServerProcess
 
@@ -24,3 +25,13 @@ def test_rare_and_costly_attacks(tmp_path: Path) -> None:
         campaign = attack_server(server, 30, seed=2, attacks=RARE)
         assert campaign.server_held, campaign
         assert campaign.rss_growth_mib < 200
+
+
+def test_a_peer_can_not_write_into_the_log(tmp_path: Path) -> None:
+    """What a client says when it leaves does not become a line of the server's log."""
+    with ServerProcess(tmp_path) as server:
+        forged = b'\n{"event": "forged", "level": "info"}\n'
+        goaway = frame(0x7, 0, 0, bytes(4) + b"\x00\x00\x00\x02" + forged)
+        Target("127.0.0.1", server.port).send(PREFACE + settings() + goaway, patience_s=0.5)
+        assert server.stop() == 0
+    assert "forged" not in server.log.read_text(errors="replace")

@@ -26,7 +26,8 @@ EXTRAS = ("hedging", "overload")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; 0 when every promise was kept."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    # Rows that wrap can't be read; a log is wide enough.
+    console = Console(width=None if sys.stdout.isatty() else 180)
     given = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "tests.fleet.chaos", *given])
     chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
