@@ -94,9 +94,8 @@ class Fleet:
 
     def __enter__(self) -> Self:
         options = self.options
-        self._console.print(
-            f"Starting {options.replicas} servers with {options.model} on {options.device}, and Nginx:"
-        )
+        servers = f"{options.replicas} server{'s' if options.replicas > 1 else ''}"
+        self._console.print(f"Starting {servers} with {options.model} on {options.device}, and Nginx:")
         with ExitStack() as stack:
             self._prepare()
             self._supervisor = stack.enter_context(self._supervised())

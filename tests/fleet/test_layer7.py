@@ -142,6 +142,7 @@ def test_servers_that_are_down_cost_no_call(start: Start) -> None:
     fleet = start(servers=1, dead=3)
     with fleet.nginx.channel() as channel:
         assert set(spread(channel, 40)) == {"server-0"}
+    wait_until(lambda: len(fleet.nginx.calls(RERANK)) >= 40, "the access log")
     assert {entry["grpc_status"] for entry in fleet.nginx.calls(RERANK)} == {"0"}
 
 
@@ -343,7 +344,9 @@ def test_the_callers_request_id_reaches_server_log_and_errors(start: Start) -> N
         fleet.servers[0].stop()
         failure = failure_of(channel, request_of("a"), metadata=[("x-request-id", "order-4712")])
     assert metadata_of(failure)["x-request-id"] == "order-4712"
-    assert [entry["request_id"] for entry in fleet.nginx.calls(RERANK)] == ["order-4711", "order-4712"]
+    # Nginx writes a call down after the client has its answer.
+    logged = wait_until(lambda: fleet.nginx.calls(RERANK)[1:] and fleet.nginx.calls(RERANK), "the access log")
+    assert [entry["request_id"] for entry in logged] == ["order-4711", "order-4712"]
 
 
 def test_a_missing_or_strange_request_id_is_replaced(start: Start) -> None:
