@@ -22,7 +22,7 @@ __all__ = ["GrpcFront"]
 # The old server may hold the port for a moment.
 REOPEN_ATTEMPTS = 50
 REOPEN_PAUSE_S = 0.1
-WATCH_INTERVAL_S = 0.1
+WATCH_INTERVAL_S = 0.03
 
 _log = structlog.get_logger("rerank.grpc")
 
