@@ -79,4 +79,6 @@ def _attack(attack: Attack, target: Target, seed: int, server: ServerProcess, ca
     if any(inside in answer for inside in INSIDES):
         campaign.leaks.append(f"{attack.name}, seed {seed}: {answer[-300:]!r}")
     if not server.running:
-        campaign.died = f"{attack.name}, seed {seed}: {server.log_tail()[-1000:]}"
+        campaign.died = (
+            f"{attack.name}, seed {seed}: {server.process.returncode}: {server.log_tail()[-1000:]}"
+        )

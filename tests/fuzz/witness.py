@@ -4,13 +4,15 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from rerank import RerankClient, RerankError
+from rerank import RerankClient, RerankError, RetryPolicy
 
 from tests.fleet.chaos.workload import make_questions
 
 __all__ = ["Witness"]
 
 PAUSE_S = 0.01
+# The default would do for one death of grpc.aio's server; here several may follow each other.
+PATIENT = RetryPolicy(max_attempts=5, initial_backoff_s=0.1)
 
 
 class Witness:
@@ -39,7 +41,7 @@ class Witness:
 
     def _run(self) -> None:
         questions = make_questions(20)
-        with RerankClient(self._target, timeout_s=15) as client:
+        with RerankClient(self._target, timeout_s=15, retry=PATIENT) as client:
             while not self._stop.wait(PAUSE_S):
                 question = questions[self.answered % len(questions)]
                 try:
