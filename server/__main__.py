@@ -43,7 +43,13 @@ def _materialise(arguments: Sequence[str]) -> int:
     return materialise_command(arguments)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"materialise": _materialise}
+def _quantize(arguments: Sequence[str]) -> int:
+    from server.models.commands import quantize_command
+
+    return quantize_command(arguments)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"materialise": _materialise, "quantize": _quantize}
 
 if __name__ == "__main__":
     sys.exit(main())

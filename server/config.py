@@ -32,6 +32,7 @@ examples:
   python -m server --port 50051 --http-port 8080              gRPC, and HTTP beside it
   python -m server --device cpu --model ms-marco-MiniLM-L-12-v2      a small model, no download
   python -m server --model ./my-checkpoint --max-tokens 1024
+  python -m server quantize --model ms-marco-MiniLM-L-12-v2          then serve it with --dtype int8
   python -m server --model simulated --simulated-tokens-per-second 20000
 """
 

@@ -49,6 +49,7 @@ class GrpcFront:
         self._keys = keys
         self._on_gone = on_gone
         self._stopping = False
+        self._leaving: set[asyncio.Task[None]] = set()
         self._server = build_grpc_server(settings, keys)
         self.port = bind(self._server, settings)
         """Where it listens, also when the system was asked to choose."""
@@ -77,8 +78,10 @@ class GrpcFront:
                 _log.error("the gRPC library gave up its server; opening the port again", error=str(error))
             if self._stopping:
                 return
-            # Cancels its calls; it must be gone before the port is free.
-            await self._server.stop(None)
+            # Cancels its calls. Not waited for: a call that it never got to accept may keep it for
+            # ever, while its port is closed already.
+            self._leaving.add(leaving := asyncio.create_task(self._server.stop(None)))
+            leaving.add_done_callback(self._forget)
             try:
                 await self._reopen()
             except ConfigurationError as error:
@@ -100,3 +103,9 @@ class GrpcFront:
             await server.start()
             self._server = server
             return
+
+    def _forget(self, leaving: asyncio.Task[None]) -> None:
+        self._leaving.discard(leaving)
+        if not leaving.cancelled():
+            # Of a server that crashed, stop() raises what it crashed of; that is logged already.
+            leaving.exception()
