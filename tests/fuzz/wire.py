@@ -73,7 +73,10 @@ def _attack(attack: Attack, target: Target, seed: int, server: ServerProcess, ca
         answer = attack.run(target, random.Random(seed))
     except ConnectionError:
         # The port is opened again after grpc.aio has given up; longer than that is an outage.
-        wait_until(lambda: server.health() or not server.running, "the port to be open")
+        try:
+            wait_until(lambda: server.health() or not server.running, "the port to be open")
+        except AssertionError as error:
+            campaign.died = f"{attack.name}, seed {seed}: {error}"
         answer = b""
     campaign.cases[attack.name] += 1
     if any(inside in answer for inside in INSIDES):
