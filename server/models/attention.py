@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from server.models.cpu_attention import attend_to_all
+
 __all__ = ["ATTENTION_NAME", "Packing", "attend", "attend_looped", "register"]
 
 ATTENTION_NAME = "rerank_packed"
@@ -98,17 +100,22 @@ def attend_looped(
 ) -> Tensor:
     """`attend` by one call per sequence, on any device and in any precision."""
     grouped = query.shape[1] != key.shape[1]
+    everywhere = not packing.causal and not grouped and query.dtype == torch.float32 and not query.is_cuda
     results = []
-    parts = (torch.split(tensor, packing.lengths, dim=2) for tensor in (query, key, value))
-    for q, k, v in zip(*parts, strict=True):
-        length = q.shape[2]
-        # is_causal on a single token would be a mask that changes nothing.
-        if window is not None and length > window:
-            result = _local(q, k, v, scale, window, packing.causal, grouped)
+    end = 0
+    for length in packing.lengths:
+        start, end = end, end + length
+        if everywhere and (window is None or length <= window):
+            result = attend_to_all(query, key, value, start, end, scale)
         else:
-            result = scaled_dot_product_attention(
-                q, k, v, scale=scale, is_causal=packing.causal and length > 1, enable_gqa=grouped
-            )
+            q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
+            if window is not None and length > window:
+                result = _local(q, k, v, scale, window, packing.causal, grouped)
+            else:
+                # is_causal on a single token would be a mask that changes nothing.
+                result = scaled_dot_product_attention(
+                    q, k, v, scale=scale, is_causal=packing.causal and length > 1, enable_gqa=grouped
+                )
         results.append(result.transpose(1, 2))
     return results[0] if len(results) == 1 else torch.cat(results, dim=1)
 

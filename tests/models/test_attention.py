@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from server.models import attention
+from server.models import attention, cpu_attention
 from server.models.attention import Packing, attend
 
 
@@ -59,6 +59,37 @@ def test_sequences_do_not_see_each_other(
     torch.testing.assert_close(
         found[0], expected(query, key, value, lengths, causal, window), atol=1e-5, rtol=1e-5
     )
+
+
+@given(
+    lengths=st.lists(st.integers(1, 230), min_size=1, max_size=5),
+    heads=st.sampled_from([3, 5]),
+    scores=st.sampled_from([2_000_000, 60_000, 1]),
+)
+@settings(max_examples=60, deadline=None)
+def test_products_of_padded_sizes(lengths: list[int], heads: int, scores: int) -> None:
+    """oneDNN's products, on sizes rounded up into the neighbours, give each sequence its own attention."""
+    torch.manual_seed(sum(lengths))
+    query, key, value = torch.randn(3, 1, heads, sum(lengths), 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_attention, "onednn_products_pay", lambda: True)
+        patch.setattr(cpu_attention, "_SHORTEST", 20)
+        patch.setattr(cpu_attention, "_SCORES", scores)
+        found = attend(query, key, value, packing(lengths, False), None, None)
+    wanted = expected(query, key, value, lengths, False, None)
+    torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_broken_neighbour_stays_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not-a-number in one sequence does not reach the next, though its tokens are read along."""
+    monkeypatch.setattr(cpu_attention, "onednn_products_pay", lambda: True)
+    query, key, value = torch.randn(3, 1, 4, 330, 8)
+    for states in (query, key, value):
+        states[:, :, 110:210] = torch.nan
+    found = attend(query, key, value, packing([110, 100, 120], False), None, None)[0]
+    assert not found[:110].isnan().any()
+    assert found[110:210].isnan().all()
+    assert not found[210:].isnan().any()
 
 
 def test_unknown_terms_are_refused() -> None:
