@@ -51,8 +51,8 @@ def attend_to_all(
     padded = -(-length // _STEP) * _STEP
     group = _SCORES // (padded * padded)
     if length < _SHORTEST or group == 0 or padded > query.shape[2] or not onednn_products_pay():
-        sequence = (tensor[:, :, start:end] for tensor in (query, key, value))
-        return scaled_dot_product_attention(*sequence, scale=scale)
+        q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
+        return scaled_dot_product_attention(q, k, v, scale=scale)
     first = min(start, query.shape[2] - padded)
     inside = slice(start - first, end - first)
     q, k, v = (tensor[0, :, first : first + padded] for tensor in (query, key, value))
@@ -63,15 +63,13 @@ def attend_to_all(
     v[:, inside.stop :] = 0.0
     k = k.transpose(1, 2)
     with _onednn_products():
-        parts = [
-            _two_products(*heads, inside)
-            for heads in zip(*(torch.split(tensor, group) for tensor in (q, k, v)), strict=True)
-        ]
+        groups = zip(torch.split(q, group), torch.split(k, group), torch.split(v, group), strict=True)
+        parts = [_two_products(*heads, inside=inside) for heads in groups]
     result = parts[0] if len(parts) == 1 else torch.cat(parts)
     return result[:, inside].unsqueeze(0)
 
 
-def _two_products(query: Tensor, key: Tensor, value: Tensor, inside: slice) -> Tensor:
+def _two_products(query: Tensor, key: Tensor, value: Tensor, *, inside: slice) -> Tensor:
     scores = torch.bmm(query, key)
     scores[:, :, : inside.start] = -torch.inf
     scores[:, :, inside.stop :] = -torch.inf
