@@ -122,7 +122,8 @@ class Supervisor:
             ProcessState(row["name"], row["statename"], row["pid"], Path(row["stdout_logfile"]))
             for row in rows
         ]
-        self._pids |= {state.pid for state in states if state.pid}
+        # Not those of before: their numbers may be somebody else's by now.
+        self._pids = {state.pid for state in states if state.pid}
         return states
 
     def start(self, name: str) -> None:

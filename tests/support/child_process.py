@@ -100,7 +100,8 @@ class ChildProcess:
             except subprocess.TimeoutExpired:
                 self._kill_group()
                 self._process.wait()
-        self._kill_group()
+            # Only now: the number of a process that ended long ago may be somebody else's.
+            self._kill_group()
         return self._process.returncode
 
     def log_tail(self) -> str:
