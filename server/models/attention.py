@@ -105,17 +105,16 @@ def attend_looped(
     end = 0
     for length in packing.lengths:
         start, end = end, end + length
-        if everywhere and (window is None or length <= window):
-            result = attend_to_all(query, key, value, start, end, scale)
+        q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
+        if window is not None and length > window:
+            result = _local(q, k, v, scale, window, packing.causal, grouped)
+        elif everywhere:
+            result = attend_to_all(q, k, v, scale)
         else:
-            q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
-            if window is not None and length > window:
-                result = _local(q, k, v, scale, window, packing.causal, grouped)
-            else:
-                # is_causal on a single token would be a mask that changes nothing.
-                result = scaled_dot_product_attention(
-                    q, k, v, scale=scale, is_causal=packing.causal and length > 1, enable_gqa=grouped
-                )
+            # is_causal on a single token would be a mask that changes nothing.
+            result = scaled_dot_product_attention(
+                q, k, v, scale=scale, is_causal=packing.causal and length > 1, enable_gqa=grouped
+            )
         results.append(result.transpose(1, 2))
     return results[0] if len(results) == 1 else torch.cat(results, dim=1)
 

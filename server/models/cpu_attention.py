@@ -31,48 +31,45 @@ _WORTH = 1.15
 _TRIALS = 5
 
 
-def attend_to_all(
-    query: Tensor, key: Tensor, value: Tensor, start: int, end: int, scale: float | None
-) -> Tensor:
-    """Every token of one sequence of a packed row attends to every token of it.
+def attend_to_all(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """Every token of one sequence attends to every token of it.
 
     Args:
-        query: the row, shape [1, heads, tokens, width], float32; key and value likewise.
-        start: where the sequence begins.
-        end: where it ends.
+        query: shape [1, heads, tokens, width], float32; key and value likewise.
         scale: factor on the products; None is 1/sqrt(width).
 
     Returns:
-        Shape [1, heads, end - start, width].
+        Shape [1, heads, tokens, width].
     """
-    length = end - start
-    # oneDNN makes code for every new size, so the sizes are few: what is added is read from the
-    # neighbours in the row and masked.
+    length = query.shape[2]
+    # oneDNN makes code for every new size, which takes milliseconds, so the sizes are few.
     padded = -(-length // _STEP) * _STEP
     group = _SCORES // (padded * padded)
-    if length < _SHORTEST or group == 0 or padded > query.shape[2] or not onednn_products_pay():
-        q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
-        return scaled_dot_product_attention(q, k, v, scale=scale)
-    first = min(start, query.shape[2] - padded)
-    inside = slice(start - first, end - first)
-    q, k, v = (tensor[0, :, first : first + padded] for tensor in (query, key, value))
-    q = q * (query.shape[3] ** -0.5 if scale is None else scale)
-    # A weight of zero does not hide a neighbour that is not a number.
-    v = v.clone()
-    v[:, : inside.start] = 0.0
-    v[:, inside.stop :] = 0.0
+    if length < _SHORTEST or group == 0 or not onednn_products_pay():
+        return scaled_dot_product_attention(query, key, value, scale=scale)
+    # Copies, so that what is computed does not depend on what lies beside the sequence: in int8
+    # the last bit of a float decides which way a code is rounded.
+    q, k, v = (_padded(tensor[0], padded) for tensor in (query, key, value))
+    q *= query.shape[3] ** -0.5 if scale is None else scale
     k = k.transpose(1, 2)
     with _onednn_products():
         groups = zip(torch.split(q, group), torch.split(k, group), torch.split(v, group), strict=True)
-        parts = [_two_products(*heads, inside=inside) for heads in groups]
+        parts = [_two_products(*heads, length=length) for heads in groups]
     result = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return result[:, inside].unsqueeze(0)
+    return result[:, :length].unsqueeze(0)
 
 
-def _two_products(query: Tensor, key: Tensor, value: Tensor, *, inside: slice) -> Tensor:
+def _padded(states: Tensor, length: int) -> Tensor:
+    """Shape [heads, tokens, width] to [heads, length, width], with zeros at the end."""
+    result = states.new_empty(states.shape[0], length, states.shape[2])
+    result[:, : states.shape[1]] = states
+    result[:, states.shape[1] :] = 0.0
+    return result
+
+
+def _two_products(query: Tensor, key: Tensor, value: Tensor, *, length: int) -> Tensor:
     scores = torch.bmm(query, key)
-    scores[:, :, : inside.start] = -torch.inf
-    scores[:, :, inside.stop :] = -torch.inf
+    scores[:, :, length:] = -torch.inf
     torch.softmax(scores, -1, out=scores)
     return torch.bmm(scores, value)
 

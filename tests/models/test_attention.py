@@ -68,7 +68,7 @@ def test_sequences_do_not_see_each_other(
 )
 @settings(max_examples=60, deadline=None)
 def test_products_of_padded_sizes(lengths: list[int], heads: int, scores: int) -> None:
-    """oneDNN's products, on sizes rounded up into the neighbours, give each sequence its own attention."""
+    """oneDNN's products, on sizes rounded up, give each sequence its own attention."""
     torch.manual_seed(sum(lengths))
     query, key, value = torch.randn(3, 1, heads, sum(lengths), 8)
     with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +81,7 @@ def test_products_of_padded_sizes(lengths: list[int], heads: int, scores: int) -
 
 
 def test_a_broken_neighbour_stays_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not-a-number in one sequence does not reach the next, though its tokens are read along."""
+    """Not-a-number in one sequence does not reach the next."""
     monkeypatch.setattr(cpu_attention, "onednn_products_pay", lambda: True)
     query, key, value = torch.randn(3, 1, 4, 330, 8)
     for states in (query, key, value):
