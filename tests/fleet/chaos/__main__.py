@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="rerank-chaos-") as scratch:
         folder = Path(scratch)
         for layer in options.layer or ("l7", "l4"):
-            outcomes = run_layer(layer, chosen, effort, folder, console)
+            outcomes = run_layer(layer, chosen, effort, folder, console, command)
             if outcomes:
                 console.print(outcome_table(outcomes))
                 print_trouble(console, outcomes)
@@ -44,20 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     outcome.kept_the_promise or (layer == "l4" and outcome.scenario.weaker_at_l4)
                     for outcome in outcomes
                 )
-                save({layer: {outcome.scenario.name: figures_of(outcome) for outcome in outcomes}}, command)
         if not options.only or "hedging" in options.only:
             figures = with_a_frozen_server(folder / "hedging", make_certificate(folder / "hedging")).figures()
             console.print("one of four servers frozen:", figures)
-            save({"hedging": figures}, command)
+            save("hedging", figures, command)
         if not options.only or "overload" in options.only:
             overloaded = overload(folder / "overload", make_certificate(folder / "overload"), LONG_S)
             console.print("ten times the capacity:", overloaded.figures())
-            save({"overload": overloaded.figures()}, command)
+            save("overload", {"ten times the capacity": overloaded.figures()}, command)
     return 0 if kept else 1
 
 
 def run_layer(
-    layer: str, scenarios: Sequence[Scenario], effort: Effort, folder: Path, console: Console
+    layer: str, scenarios: Sequence[Scenario], effort: Effort, folder: Path, console: Console, command: str
 ) -> list[Outcome]:
     """Run scenarios, those that want as many servers on one fleet."""
     certificate = make_certificate(folder / layer)
@@ -70,6 +69,7 @@ def run_layer(
                 with console.status(f"{layer}: no call fails while {scenario.what}"):
                     outcomes.append(run_scenario(scenario, fleet, effort))
                 console.print(outcomes[-1].describe(), markup=False, highlight=False, soft_wrap=True)
+                save(layer, {scenario.name: figures_of(outcomes[-1])}, command)
     return outcomes
 
 

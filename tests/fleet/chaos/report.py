@@ -1,14 +1,14 @@
 """What a run says: a table for people, and JSON for the record."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, is_same_machine
 from benchmarks.results import RESULTS, now, rounded
 from tests.fleet.chaos.runner import Outcome
 
@@ -64,12 +64,20 @@ def figures_of(outcome: Outcome) -> dict[str, Any]:
     return figures
 
 
-def save(parts: dict[str, Any], command: str, path: Path = RESULTS_FILE) -> None:
-    """Write parts of chaos.json; parts of earlier runs stay, each with its own date and machine."""
+def save(
+    part: str, figures: Mapping[str, Mapping[str, Any]], command: str, path: Path = RESULTS_FILE
+) -> None:
+    """Write some figures of a part of chaos.json; all others stay, unless another machine made them.
+
+    Every entry says when and how it was measured, since one run rarely makes them all.
+    """
+    machine = describe_machine()
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    source = {"date": now(), "command": command, "machine": describe_machine()}
-    for name, part in parts.items():
-        kept[name] = {**source, "figures": rounded(part)}
+    if not kept or not is_same_machine(kept["machine"], machine):
+        kept = {}
+    source = {"date": now(), "command": command, "commit": machine["commit"]}
+    entries = {name: {**rounded(dict(each)), **source} for name, each in figures.items()}
+    kept = {**kept, "machine": machine, part: {**kept.get(part, {}), **entries}}
     path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         seen = soak(Path(folder), options.minutes)
     console.print(seen.figures())
-    save({"soak": seen.figures()}, f"make soak MINUTES={options.minutes:g}")
+    save("soak", {f"{options.minutes:g} minutes": seen.figures()}, f"make soak MINUTES={options.minutes:g}")
     console.print("clean" if seen.clean else f"[red]not clean[/] {seen.tally.describe_errors()}")
     return 0 if seen.clean else 1
 
