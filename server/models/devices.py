@@ -4,14 +4,17 @@ import contextlib
 import ctypes
 import gc
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from server.errors import ConfigurationError
 from server.models.base import DeviceLost, DeviceOutOfMemory
 
-__all__ = ["device_errors", "free_caches", "keep_freed_memory", "resolve_device", "resolve_dtype"]
+__all__ = ["free_caches", "keep_freed_memory", "on_device", "resolve_device", "resolve_dtype"]
+
+T = TypeVar("T")
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -83,16 +86,16 @@ def keep_freed_memory() -> None:
         libc.mallopt(option, _KEEP_BYTES)
 
 
-@contextlib.contextmanager
-def device_errors(device: torch.device) -> Iterator[None]:
-    """Turn torch's errors into the two that the engine acts on; leave all others alone.
+def on_device(device: torch.device, call: Callable[[], T]) -> T:
+    """Call, and turn torch's errors into the two that the engine acts on; leave all others alone.
 
     Raises:
         DeviceOutOfMemory: after the caches are freed, so that a smaller batch may fit.
         DeviceLost: CUDA's context is unusable; only a new process helps.
     """
     try:
-        yield
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            return call()
     except (MemoryError, torch.OutOfMemoryError) as error:
         message = str(error)
     except RuntimeError as error:  # AcceleratorError is one, too
@@ -101,9 +104,7 @@ def device_errors(device: torch.device) -> Iterator[None]:
             raise
         if not any(sign in message for sign in _OUT_OF_MEMORY):
             raise DeviceLost(_first_line(message)) from error
-    else:
-        return
-    # Outside the except block: there, the traceback would still hold the batch's tensors.
+    # Here the error is gone, and with its traceback the last references to the batch's tensors.
     free_caches(device)
     raise DeviceOutOfMemory(_first_line(message))
 

@@ -84,8 +84,11 @@ def build_executor(
         try:
             executor = PackedExecutor(family(encoder, linears), device, segments=inputs.segments)
             found = executor.forward(pairs).cpu().numpy()
-        except NotImplementedError as unsupported:
-            raise PackingMismatchError(f"{type(network).__name__}: {unsupported}") from unsupported
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever of transformers is not as the family expects it
+            reason = str(error).strip().split("\n", 1)[0]
+            raise PackingMismatchError(f"{type(network).__name__} can't be packed: {reason}") from error
     difference = float(np.abs(found - expected).max())
     if isinstance(linears, Int8Linears):
         allowed = _UNSEEN * linears.tolerance

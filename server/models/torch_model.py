@@ -23,9 +23,9 @@ from server.models.base import (
 )
 from server.models.checkpoint import Source, load_cross_encoder, locate
 from server.models.devices import (
-    device_errors,
     free_caches,
     keep_freed_memory,
+    on_device,
     resolve_device,
     resolve_dtype,
 )
@@ -183,13 +183,16 @@ class TorchModel:
 
     def submit(self, pairs: Sequence[EncodedPair]) -> PendingLogits:
         """Start scoring one batch; on CUDA this returns before the device is done."""
-        if self._executor is None:
-            raise RuntimeError("the model is closed")
         if not pairs:
             return _Done(np.zeros(0, dtype=np.float32))
-        with device_errors(self._device), torch.inference_mode():
-            if self._before_forward is not None:
-                self._before_forward(pairs)
+        return on_device(self._device, lambda: self._forward(pairs))
+
+    def _forward(self, pairs: Sequence[EncodedPair]) -> PendingLogits:
+        if self._executor is None:
+            raise ValueError("the model is closed")
+        if self._before_forward is not None:
+            self._before_forward(pairs)
+        with torch.inference_mode():
             logits = relevance(self._executor.forward(pairs), self._label)
             return _OnDevice(logits) if logits.is_cuda else _Done(logits.numpy())
 
@@ -222,6 +225,5 @@ class _OnDevice:
 
     def wait(self) -> Logits:
         """Block until the copy is over; the logits, shape [pairs]."""
-        with device_errors(self._device):
-            self._done.synchronize()
-            return self._host.numpy()
+        on_device(self._device, self._done.synchronize)
+        return self._host.numpy()

@@ -100,7 +100,7 @@ def test_close_is_final(bert: Path) -> None:
     model = load_torch(str(bert), device="cpu")
     batch = pairs(model)
     model.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ValueError, match="closed"):
         model.submit(batch)
 
 
