@@ -3,7 +3,9 @@
 A call whose method is not UTF-8 raises in grpc.aio's accepting loop (seen with grpcio 1.85),
 which then shuts the server down, while the process with its model lives on. So the port is
 opened again, which takes milliseconds; calls that were under way are CANCELLED, which
-clients retry. Nginx lets no such call through.
+clients retry. It is a second line: one time in some hundred, grpcio takes the process with
+it (a fault in its native code, not ours to mend), and the supervisor's restart is the third.
+The first is Nginx, which at layer 7 lets no such call through.
 """
 
 import asyncio

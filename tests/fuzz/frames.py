@@ -9,6 +9,7 @@ __all__ = [
     "END_HEADERS",
     "END_STREAM",
     "HEADERS",
+    "METHOD",
     "PREFACE",
     "RST_STREAM",
     "call_headers",
