@@ -17,7 +17,7 @@ from server.models.simulated import SimulatedModel
 TOKENS_PER_SECOND = 20_000
 DOCUMENT_WORDS = 57
 PAIR_TOKENS = DOCUMENT_WORDS + 4
-MEASURED_S = 4.0
+LOAD_S = 5.0
 DEADLINE_S = 1.0
 
 
@@ -36,18 +36,17 @@ async def test_goodput_stays_at_capacity_under_ten_times_the_load(sizes: tuple[i
     chance = random.Random(1)
     answered_tokens, late, most_in_progress = 0, 0, 0
     refusals_s: list[float] = []
-    start_s = time.monotonic()
-    # The first second fills the queue; what counts is the time after it.
-    from_s, until_s = start_s + DEADLINE_S, start_s + DEADLINE_S + MEASURED_S
+    # From the first call to the last answer, so that no request is counted in part.
+    start_s = last_answer_s = time.monotonic()
 
     async def call(number: int, documents: int) -> None:
-        nonlocal answered_tokens, late, most_in_progress
+        nonlocal answered_tokens, last_answer_s, late, most_in_progress
         texts = [" ".join(f"{number}x{i}x{k}" for k in range(DOCUMENT_WORDS)) for i in range(documents)]
         called_s = time.monotonic()
         try:
             scored = await engine.score(ScoreRequest("a", texts, deadline_s=called_s + DEADLINE_S))
-            if from_s <= time.monotonic() < until_s:
-                answered_tokens += scored.computed_tokens
+            answered_tokens += scored.computed_tokens
+            last_answer_s = time.monotonic()
         except Overloaded:
             refusals_s.append(time.monotonic() - called_s)
         except DeadlineExceeded:
@@ -56,7 +55,7 @@ async def test_goodput_stays_at_capacity_under_ten_times_the_load(sizes: tuple[i
 
     calls: list[asyncio.Task[None]] = []
     sent_tokens = 0
-    while time.monotonic() < until_s:
+    while time.monotonic() < start_s + LOAD_S:
         documents = chance.choice(sizes)
         calls.append(asyncio.create_task(call(len(calls), documents)))
         sent_tokens += documents * PAIR_TOKENS
@@ -64,7 +63,7 @@ async def test_goodput_stays_at_capacity_under_ten_times_the_load(sizes: tuple[i
     await asyncio.gather(*calls)
     await engine.stop()
 
-    assert answered_tokens / MEASURED_S >= 0.95 * TOKENS_PER_SECOND
+    assert answered_tokens / (last_answer_s - start_s) >= 0.95 * TOKENS_PER_SECOND
     assert late <= 0.01 * len(calls)
     assert statistics.quantiles(refusals_s, n=100)[98] < 0.010
     assert most_in_progress <= 2 * DEADLINE_S * TOKENS_PER_SECOND / (min(sizes) * PAIR_TOKENS)
