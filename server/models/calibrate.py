@@ -13,10 +13,13 @@ __all__ = ["Calibration", "Measured", "quantise_input"]
 
 _ROWS = 1024
 """Tokens kept of each input, on which candidates are compared."""
+_ROWS_OF_BATCH = 128
 _SMOOTHING = (0.0, 0.35, 0.5, 0.65, 0.8)
 """How much of the outliers moves into the weights: SmoothQuant's alpha."""
 _CLIPPING = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Shares of an input's range that are kept; what lies outside saturates."""
+_WIDE = 8
+"""Channels of a GELU's output that stay in float32. One is often five times as wide as all others."""
 
 
 @dataclass
@@ -27,14 +30,17 @@ class Measured:
     layers: list[nn.Linear]
     rows: list[Tensor] = field(default_factory=list)
     written_by: str = ""
-    _kept: int = 0
-    _every: int = 1
+    low: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """The least of each channel, and of 0, shape [width]."""
+    high: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def see(self, inputs: Tensor) -> None:
-        """Keep some of the rows of an input [..., width]."""
+        """Keep some of the rows of an input [..., width], and the bounds of all."""
         rows = inputs.reshape(-1, inputs.shape[-1])
-        # A fixed share of each batch; the samples are many batches of mixed texts.
-        self.rows.append(rows[:: max(1, len(rows) // 32)].clone())
+        low, high = rows.aminmax(dim=0)
+        self.low, self.high = torch.minimum(low, self.low), torch.maximum(high, self.high)
+        # A share of each batch; the samples are many batches of mixed texts.
+        self.rows.append(rows[:: max(1, len(rows) // _ROWS_OF_BATCH)].clone())
 
     def sample(self) -> Tensor:
         """Rows spread over all that was seen, shape [at most 1024, width]."""
@@ -103,45 +109,69 @@ def quantise_input(measured: Measured) -> tuple[Int8Input, Tensors, float]:
     wanted = [rows @ weight.T for weight in weights]
     # A layer that writes codes has one scale for all channels, and GELU stands in the way of more.
     alphas = (0.0,) if measured.written_by else _SMOOTHING
+    wide = _widest(measured) if measured.written_by else None
+    coded = [_without(weight, wide) for weight in weights]
+    narrow = _without(rows, wide)
+    low, high = _without(measured.low, wide), _without(measured.high, wide)
+    beside = [want - narrow @ weight.T for want, weight in zip(wanted, weights, strict=True)]
     best: tuple[float, Tensor | None, float, int] | None = None
     for alpha in alphas:
-        smooth = _smoothing(rows, weights, alpha)
-        smoothed = rows if smooth is None else rows / smooth
-        quantised = [_dequantised(*_to_int8(w if smooth is None else w * smooth)) for w in weights]
+        smooth = _smoothing(torch.maximum(high, -low), coded, alpha)
+        factors = torch.ones(()) if smooth is None else smooth
+        smoothed = narrow / factors
+        bounds = float((low / factors).min()), float((high / factors).max())
+        quantised = [_dequantised(*_to_int8(w if smooth is None else w * smooth)) for w in coded]
         for share in _CLIPPING:
-            scale, zero_point = _range(smoothed, share)
+            scale, zero_point = _range(bounds, share)
             restored = _restored(smoothed, scale, zero_point)
-            error = _relative_error([restored @ w.T for w in quantised], wanted)
+            found = [restored @ w.T + b for w, b in zip(quantised, beside, strict=True)]
+            error = _relative_error(found, wanted)
             if best is None or error < best[0]:
                 best = (error, smooth, scale, zero_point)
     assert best is not None
     error, smooth, scale, zero_point = best
     tensors: Tensors = {}
-    smoothed = rows if smooth is None else rows / smooth
-    restored = _restored(smoothed, scale, zero_point)
-    for name, layer, weight, want in zip(measured.linears, measured.layers, weights, wanted, strict=True):
+    restored = _restored(narrow if smooth is None else narrow / smooth, scale, zero_point)
+    layers = zip(measured.linears, measured.layers, coded, wanted, beside, strict=True)
+    for name, layer, weight, want, by in layers:
         codes, scales = _to_int8(weight if smooth is None else weight * smooth)
         # What is wrong on average can be put right for nothing.
-        drift = (want - restored @ _dequantised(codes, scales).T).mean(0)
+        drift = (want - by - restored @ _dequantised(codes, scales).T).mean(0)
         bias = layer.bias.detach() if layer.bias is not None else torch.zeros(len(weight))
         tensors |= {f"{name}.codes": codes, f"{name}.scales": scales, f"{name}.bias": bias + drift}
+        if wide is not None:
+            tensors |= {
+                f"{name}.wide": wide,
+                f"{name}.columns": layer.weight.detach()[:, wide].T.contiguous(),
+            }
     if smooth is not None:
         tensors[f"{measured.linears[0]}.smooth"] = smooth
     spec = Int8Input(tuple(measured.linears), scale, zero_point, measured.written_by)
     return spec, tensors, error
 
 
-def _smoothing(rows: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor | None:
+def _widest(measured: Measured) -> Tensor:
+    """The channels with the largest values, int64, in order."""
+    width = torch.maximum(measured.high, -measured.low)
+    return width.topk(min(_WIDE, len(width) // _WIDE)).indices.sort().values
+
+
+def _without(tensor: Tensor, channels: Tensor | None) -> Tensor:
+    """The same with zeros in some channels, which are the last dimension."""
+    return tensor if channels is None else tensor.index_fill(-1, channels, 0.0)
+
+
+def _smoothing(largest: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor | None:
     if alpha == 0.0:
         return None
-    largest_input = rows.abs().amax(0).clamp(min=1e-5)
+    largest_input = largest.clamp(min=1e-5)
     largest_weight = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0).clamp(min=1e-5)
     smooth = largest_input**alpha / largest_weight ** (1 - alpha)
     return smooth / smooth.log().mean().exp()
 
 
-def _range(rows: Tensor, share: float) -> tuple[float, int]:
-    low, high = min(0.0, float(rows.min()) * share), max(0.0, float(rows.max()) * share)
+def _range(bounds: tuple[float, float], share: float) -> tuple[float, int]:
+    low, high = bounds[0] * share, bounds[1] * share
     scale = max((high - low) / 255, 1e-8)
     return scale, round(-low / scale)
 

@@ -6,7 +6,8 @@ range, and per channel a factor that moves outliers from the input into the weig
 its company, as it would if they were taken from each batch.
 
 Layers with the same input (query, key and value) quantise it once. Where only a GELU stands
-between two layers, the first writes the second's 8-bit input and float32 never appears.
+between two layers, the first writes the second's 8-bit input and float32 never appears, but
+for a few channels that are far wider than the others (as in LLM.int8(), Dettmers et al. 2022).
 """
 
 from dataclasses import dataclass
@@ -74,34 +75,85 @@ class _Shared:
         return codes
 
 
-class QuantisedLinear(nn.Module):
-    """A linear layer with int8 weights, one scale for each output."""
+class _Product:
+    """Multiplies codes by int8 weights, one scale for each output."""
 
-    def __init__(self, shared: _Shared, spec: Int8Input, codes: Tensor, scales: Tensor, bias: Tensor) -> None:
+    def __init__(self, spec: Int8Input, codes: Tensor, scales: Tensor, bias: Tensor) -> None:
+        self._input = (spec.scale, spec.zero_point)
+        zeros = torch.zeros(len(scales), dtype=torch.int32)
+        self._weight = (torch.ops.onednn.qlinear_prepack(codes, None), scales, zeros, bias)
+
+    def floats(self, codes: Tensor, *, gelu: bool = False) -> Tensor:
+        """Float32, shape [..., out]."""
+        return self._multiply(codes, (1.0, 0, torch.float32), gelu)
+
+    def codes_after_gelu(self, codes: Tensor, reader: Int8Input) -> Tensor:
+        """The codes that the next layer reads, uint8, shape [..., out]."""
+        return self._multiply(codes, (reader.scale, reader.zero_point, torch.uint8), gelu=True)
+
+    def _multiply(self, codes: Tensor, output: tuple[float, int, torch.dtype], gelu: bool) -> Tensor:
+        result: Tensor = torch.ops.onednn.qlinear_pointwise(
+            *(codes, *self._input, *self._weight, *output),
+            *(("gelu", [], "none") if gelu else ("none", [], "")),
+        )
+        return result
+
+
+class _Wide:
+    """The widest channels of an input, which pass its codes by in float32.
+
+    Their weights are 0 in the reader's codes, so there it does not matter that they saturate.
+    """
+
+    def __init__(self, channels: Tensor, columns: Tensor) -> None:
+        self.channels = channels
+        self._columns = columns
+        self._states: Tensor | None = None
+
+    def keep(self, states: Tensor) -> None:
+        """The channels' values, from the layer that wrote the codes of the others."""
+        self._states = states
+
+    def add_to(self, result: Tensor, inputs: Tensor) -> None:
+        """Add what the channels give to a reader's output."""
+        states = inputs[..., self.channels] if inputs.is_floating_point() else self._states
+        assert states is not None
+        self._states = None
+        result.flatten(0, -2).addmm_(states.flatten(0, -2), self._columns)
+
+
+class QuantisedLinear(nn.Module):
+    """A linear layer with int8 weights."""
+
+    def __init__(self, shared: _Shared, product: _Product, wide: _Wide | None) -> None:
         super().__init__()
         self._shared = shared
-        self._scale, self._zero_point = spec.scale, spec.zero_point
-        self._weight = torch.ops.onednn.qlinear_prepack(codes, None)
-        self._scales = scales
-        self._zeros = torch.zeros(len(scales), dtype=torch.int32)
-        self._bias = bias
-        self._gelu = False
-        self._output: Int8Input | None = None
+        self._product = product
+        self.wide = wide
+        self._reader: Int8Input | None = None
+        self._readers_wide: tuple[_Product, _Wide] | None = None
 
-    def write_codes_for(self, reader: Int8Input) -> None:
-        """From now on apply GELU, and write the codes that the next layer reads."""
-        self._gelu = True
-        self._output = reader
+    def write_codes_for(self, reader: Int8Input, wide: tuple[_Product, _Wide] | None) -> None:
+        """From now on apply GELU, and write what the next layer reads.
+
+        Args:
+            reader: the next layer's input.
+            wide: this layer cut down to the channels that the next one wants in float32.
+        """
+        self._reader = reader
+        self._readers_wide = wide
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shape [..., in] to [..., out]: float32, or uint8 for the next layer."""
-        output = self._output
-        result: Tensor = torch.ops.onednn.qlinear_pointwise(
-            *(self._shared.codes(inputs), self._scale, self._zero_point),
-            *(self._weight, self._scales, self._zeros, self._bias),
-            *((1.0, 0, torch.float32) if output is None else (output.scale, output.zero_point, torch.uint8)),
-            *(("gelu", [], "none") if self._gelu else ("none", [], "")),
-        )
+        codes = self._shared.codes(inputs)
+        if self._reader is not None:
+            if self._readers_wide is not None:
+                product, wide = self._readers_wide
+                wide.keep(product.floats(codes, gelu=True))
+            return self._product.codes_after_gelu(codes, self._reader)
+        result = self._product.floats(codes)
+        if self.wide is not None:
+            self.wide.add_to(result, inputs)
         return result
 
 
@@ -111,7 +163,9 @@ class Int8Linears:
     Args:
         inputs: all inputs that were measured.
         tensors: `<linear>.codes` int8 [out, in], `<linear>.scales` and `<linear>.bias` float32 [out],
-            and `<first linear>.smooth` float32 [in] for inputs that are smoothed.
+            and `<first linear>.smooth` float32 [in] for inputs that are smoothed. For an input whose
+            widest channels pass by, `<linear>.wide` int64 [channels], and `<linear>.columns` float32
+            [channels, out], their weights.
         tolerance: largest difference from a float logit that was measured.
     """
 
@@ -126,8 +180,9 @@ class Int8Linears:
         for spec in self._inputs:
             shared = _Shared(spec, self._tensors.get(f"{spec.linears[0]}.smooth"))
             for name in spec.linears:
-                parts = [self._tensors[f"{name}.{part}"] for part in ("codes", "scales", "bias")]
-                layer = QuantisedLinear(shared, spec, *parts)
+                channels = self._tensors.get(f"{name}.wide")
+                wide = None if channels is None else _Wide(channels, self._tensors[f"{name}.columns"])
+                layer = QuantisedLinear(shared, self._product(spec, name), wide)
                 parent, _, attribute = name.rpartition(".")
                 setattr(backbone.get_submodule(parent), attribute, layer)
                 self._made[id(layer)] = (name, layer)
@@ -137,13 +192,22 @@ class Int8Linears:
     ) -> None:
         """Chain two layers, if the second's input was measured as written by the first."""
         name, layer = self._made.get(id(getattr(module, linear)), ("", None))
-        reader_name, _ = self._made.get(id(getattr(*reader)), ("", None))
-        if layer is None or not reader_name or not is_exact_gelu(getattr(module, activation)):
+        reader_name, reading = self._made.get(id(getattr(*reader)), ("", None))
+        if layer is None or reading is None or not is_exact_gelu(getattr(module, activation)):
             return
         for spec in self._inputs:
             if spec.written_by == name and spec.linears == (reader_name,):
-                layer.write_codes_for(spec)
+                wide = reading.wide
+                own = next(own for own in self._inputs if name in own.linears)
+                layer.write_codes_for(
+                    spec, None if wide is None else (self._product(own, name, wide.channels), wide)
+                )
                 setattr(module, activation, nn.Identity())
+
+    def _product(self, spec: Int8Input, name: str, outputs: Tensor | None = None) -> _Product:
+        """The product of a layer, or of some of its outputs only."""
+        parts = [self._tensors[f"{name}.{part}"] for part in ("codes", "scales", "bias")]
+        return _Product(spec, *(part if outputs is None else part[outputs] for part in parts))
 
 
 @cache

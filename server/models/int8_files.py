@@ -19,7 +19,7 @@ from server.models.int8 import Int8Input, Int8Linears, Tensors, check_kernels
 
 __all__ = ["int8_folder", "load_int8", "save_int8"]
 
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "int8.json"
 _TENSORS = "int8.safetensors"
 

@@ -75,10 +75,10 @@ def test_company_does_not_matter(folder: Path, quantised: tuple[Path, Quality]) 
 
 @pytest.mark.slow
 def test_the_real_model_ranks_as_well(tmp_path: Path) -> None:
-    """The embedded cross-encoder's int8 logits are within 0.3 of float32 on average, and rank alike."""
+    """The embedded cross-encoder's int8 logits are within 0.1 of float32 on average, and rank alike."""
     _, measured = quantise(EMBEDDED_MODEL_ID, tmp_path / "int8", tasks=20)
-    assert measured.mean_difference < 0.3
-    assert measured.largest_difference < 2.0
+    assert measured.mean_difference < 0.1
+    assert measured.largest_difference < 0.6
     assert measured.mrr_loss <= 0.05  # twenty queries can't tell 0.005
 
 
@@ -156,20 +156,30 @@ class _Block(nn.Module):
 
 def test_outliers_move_into_the_weights() -> None:
     """With one huge channel, smoothing is chosen and keeps the error small."""
+    spec, tensors, error = quantise_input(_with_a_wide_channel())
+    assert tensors["layer.smooth"][3] > 3 * tensors["layer.smooth"].median()
+    assert "layer.wide" not in tensors
+    assert spec.scale < 1.0
+    assert error < 1e-3
+
+
+def test_outliers_of_a_gelu_pass_its_codes_by() -> None:
+    """Where nothing can be smoothed, huge channels stay in float32 and the others keep a narrow range."""
+    spec, tensors, error = quantise_input(_with_a_wide_channel(written_by="another"))
+    assert "layer.smooth" not in tensors
+    assert 3 in tensors["layer.wide"]
+    assert not tensors["layer.codes"][:, tensors["layer.wide"]].any()
+    assert spec.scale < 10 / 255
+    assert error < 1e-3
+
+
+def _with_a_wide_channel(written_by: str = "") -> Measured:
     torch.manual_seed(0)
     rows = torch.randn(512, 24)
     rows[:, 3] *= 60
-    layer = nn.Linear(24, 16)
-    with torch.inference_mode():
-        measured = Measured(["layer"], [layer])
-        measured.see(rows)
-        _, tensors, error = quantise_input(measured)
-        smooth = tensors["layer.smooth"]
-        measured.written_by = "another"
-        _, plain, worse = quantise_input(measured)
-    assert smooth[3] > 3 * smooth.median()
-    assert "layer.smooth" not in plain
-    assert error < worse / 5
+    measured = Measured(["layer"], [nn.Linear(24, 16)], written_by=written_by)
+    measured.see(rows)
+    return measured
 
 
 def test_shared_inputs_and_chains() -> None:
@@ -191,7 +201,7 @@ def test_shared_inputs_and_chains() -> None:
         middle = block.up(torch.randn(1, 3, 16))
         found = block(inputs)
     assert middle.dtype == torch.uint8
-    assert float((found - wanted).var() / wanted.var()) < 0.01
+    assert float((found - wanted).var() / wanted.var()) < 0.001
 
 
 def test_quality_task() -> None:
