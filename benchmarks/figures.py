@@ -20,6 +20,7 @@ SPEED_RATIOS = (
     ("service_vs_engine", "service", "engine"),
     ("service_vs_fastapi", "service", "fastapi"),
     ("service_vs_infinity", "service", "infinity"),
+    ("http_vs_grpc", "service_http", "service"),
     ("int8_vs_predict", "int8", "predict"),
 )
 

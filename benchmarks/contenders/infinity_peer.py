@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.http_peer import HttpContender
+from benchmarks.contenders.http_peer import HttpContender, by_index, rerank_body
 from benchmarks.contenders.infinity_environment import INFINITY_VERSION, infinity_executable
 from benchmarks.processes import free_port
 from benchmarks.workload import Request
@@ -37,15 +37,9 @@ class Infinity(HttpContender):
         return {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
 
     def body(self, request: Request) -> dict[str, Any]:
-        """Its rerank call; `raw_scores` are logits."""
-        return {
-            "model": SERVED_NAME,
-            "query": request.query,
-            "documents": request.documents,
-            "raw_scores": True,
-        }
+        """Its rerank call."""
+        return rerank_body(SERVED_NAME, request)
 
     def logits(self, answer: Any, request: Request) -> list[float]:
-        """Back from its order, best first, into the request's."""
-        by_index = {result["index"]: float(result["relevance_score"]) for result in answer["results"]}
-        return [by_index[index] for index in range(len(request.documents))]
+        """Best first, with indices."""
+        return by_index(answer, request)

@@ -10,7 +10,7 @@ from benchmarks.processes import free_port
 from benchmarks.rerank_server import nginx_in_front, rerank_server
 from benchmarks.workload import Request
 
-__all__ = ["Service", "ServiceThroughNginx"]
+__all__ = ["WITHOUT_CACHE", "Service", "ServiceThroughNginx"]
 
 CALL_TIMEOUT_S = 120.0
 # Rounds repeat the same pairs: a cache would answer them all.
