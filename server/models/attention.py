@@ -79,14 +79,15 @@ def attend(
     """Attention within each sequence.
 
     Args:
-        query: shape [1, heads, tokens, width]; key and value may have fewer heads, each
-            shared by a group of query heads.
+        query: shape [1, heads, tokens, width], or [1, heads, sequences, width] for one token of
+            each sequence, which sees all of it; key and value have all tokens. They may have
+            fewer heads, each shared by a group of query heads.
         packing: the sequences of the row.
         scale: factor on the products; None is 1/sqrt(width).
         window: token i sees token j only if |i - j| < window; None for no limit.
 
     Returns:
-        Shape [1, tokens, heads, width].
+        Shape [1, as many tokens as `query`, heads, width].
     """
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         # [1, heads, tokens, width] is a view of [tokens, heads, width], which the kernel wants.
@@ -101,12 +102,17 @@ def attend_looped(
     """`attend` by one call per sequence, on any device and in any precision."""
     grouped = query.shape[1] != key.shape[1]
     everywhere = not packing.causal and not grouped and query.dtype == torch.float32 and not query.is_cuda
+    one_each = query.shape[2] < key.shape[2]
     results = []
     end = 0
-    for length in packing.lengths:
+    for number, length in enumerate(packing.lengths):
         start, end = end, end + length
         q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
-        if window is not None and length > window:
+        if one_each:
+            result = scaled_dot_product_attention(
+                query[:, :, number : number + 1], k, v, scale=scale, enable_gqa=grouped
+            )
+        elif window is not None and length > window:
             result = _local(q, k, v, scale, window, packing.causal, grouped)
         elif everywhere:
             result = attend_to_all(q, k, v, scale)
@@ -185,8 +191,8 @@ def _varlen() -> _Varlen:
             options["is_causal"] = packing.causal
         if has_grouped:
             options["enable_gqa"] = q.shape[1] != k.shape[1]
-        bounds, longest = packing.bounds, packing.longest
-        result = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
+        asking, most = _queries(q, k, packing)
+        result = varlen_attn(q, k, v, asking, packing.bounds, most, packing.longest, **options)
         assert isinstance(result, Tensor)
         return result
 
@@ -199,15 +205,23 @@ def _flash_operator(
     left, right = _window(window, packing.causal)
     if q.shape[1] != k.shape[1]:
         k, v = _repeated(k, q.shape[1]), _repeated(v, q.shape[1])
+    asking, most = _queries(q, k, packing)
     result: Tensor = torch.ops.aten._flash_attention_forward(
         *(q, k, v),
-        *(packing.bounds, packing.bounds, packing.longest, packing.longest),
+        *(asking, packing.bounds, most, packing.longest),
         *(0.0, packing.causal, False),
         scale=scale,
         window_size_left=left,
         window_size_right=right,
     )[0]
     return result
+
+
+def _queries(q: Tensor, k: Tensor, packing: Packing) -> tuple[Tensor, int]:
+    """Where the queries of each sequence lie, as `Packing.bounds`, and the most of one sequence."""
+    if len(q) == len(k):
+        return packing.bounds, packing.longest
+    return torch.arange(len(packing.lengths) + 1, dtype=torch.int32, device=q.device), 1
 
 
 def _window(window: int | None, causal: bool) -> tuple[int, int]:

@@ -41,7 +41,7 @@ __all__ = ["TorchModel", "load_torch"]
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_TOKENS = 8192
-DEFAULT_CPU_BUDGET_TOKENS = 2048
+DEFAULT_CPU_BUDGET_TOKENS = 1024
 DEFAULT_CUDA_BUDGET_TOKENS = 16384
 
 

@@ -61,6 +61,20 @@ def test_sequences_do_not_see_each_other(
     )
 
 
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), groups=st.sampled_from([1, 2]))
+@settings(max_examples=30, deadline=None)
+def test_one_token_of_each_sequence_sees_all_of_it(lengths: list[int], groups: int) -> None:
+    """As the last layer asks, whose other tokens nobody reads."""
+    torch.manual_seed(sum(lengths))
+    query = torch.randn(1, 4, sum(lengths), 8)
+    key, value = torch.randn(2, 1, 4 // groups, sum(lengths), 8)
+    packed = packing(lengths, causal=False)
+    first = packed.bounds[:-1]
+    found = attend(query.index_select(2, first), key, value, packed, None, None)
+    wanted = expected(query, key, value, lengths, False, None).index_select(0, first)
+    torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)
+
+
 @given(
     lengths=st.lists(st.integers(1, 230), min_size=1, max_size=5),
     heads=st.sampled_from([3, 5]),

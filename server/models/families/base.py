@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from server.models.attention import ATTENTION_NAME, Packing, register
 from server.models.linears import Linears, default_linears
 
-__all__ = ["Family", "PackedRow", "gather", "in_float32", "pack", "replace_linears"]
+__all__ = ["Family", "PackedRow", "gather", "in_a_row", "in_float32", "pack", "replace_linears"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +86,9 @@ def in_float32(head: nn.Module) -> nn.Module:
 
 def gather(hidden: Tensor, index: Tensor) -> Tensor:
     """Rows of [1, tokens, width] at `index`, in float32, as [pairs, 1, width]."""
-    return hidden[0].index_select(0, index).to(torch.float32).unsqueeze(1)
+    return in_a_row(hidden.index_select(1, index))
+
+
+def in_a_row(hidden: Tensor) -> Tensor:
+    """Shape [1, pairs, width], one token a pair, as a head takes it: float32, [pairs, 1, width]."""
+    return hidden[0].to(torch.float32).unsqueeze(1)

@@ -4,14 +4,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from server.models.families.base import PackedRow, gather, in_float32, pack
+from server.models.families.base import PackedRow, in_a_row, in_float32, pack
+from server.models.families.first_token import FirstTokenLayer
 from server.models.linears import Linears
 
 __all__ = ["Bert", "Electra", "pack_bert_encoder"]
 
 
 def pack_bert_encoder(backbone: Any, linears: Linears | None) -> None:
-    """Pack a backbone whose encoder is built as BERT's is."""
+    """Pack a backbone whose encoder is built as BERT's is; it then returns first tokens only."""
+    backbone.encoder.layer[-1] = FirstTokenLayer(backbone.encoder.layer[-1])
     chosen = pack(backbone, linears)
     for layer in backbone.encoder.layer:
         chosen.fuse_gelu(layer.intermediate, "dense", "intermediate_act_fn", (layer.output, "dense"))
@@ -39,7 +41,7 @@ class Bert:
             position_ids=row.positions,
             rerank_packing=row.packing,
         ).last_hidden_state
-        logits: Tensor = self._head(gather(hidden, row.first))
+        logits: Tensor = self._head(in_a_row(hidden))
         return logits
 
 
@@ -63,5 +65,5 @@ class Electra:
             position_ids=row.positions,
             rerank_packing=row.packing,
         ).last_hidden_state
-        logits: Tensor = self._classifier(gather(hidden, row.first))
+        logits: Tensor = self._classifier(in_a_row(hidden))
         return logits

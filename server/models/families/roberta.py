@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from server.models.families.base import PackedRow, gather, in_float32
+from server.models.families.base import PackedRow, in_a_row, in_float32
 from server.models.families.bert import pack_bert_encoder
 from server.models.linears import Linears
 
@@ -33,5 +33,5 @@ class Roberta:
             position_ids=row.positions + self._first_position,
             rerank_packing=row.packing,
         ).last_hidden_state
-        logits: Tensor = self._classifier(gather(hidden, row.first))
+        logits: Tensor = self._classifier(in_a_row(hidden))
         return logits
