@@ -1,8 +1,9 @@
 """Do ten documents wait behind a thousand? Measured with least-served-first and with first-come-first-served.
 
 One client keeps requests of 1,000 documents going, one after the other and each as a
-single message. Another does the same with requests of 10 documents. What it waits is held
-against what it waited while the server was idle, for each way of scheduling.
+single message. Another does the same with requests of 10 documents, all about equally long.
+What it waits is held against what it waited while the server was idle, for each way of
+scheduling.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ __all__ = ["FairnessPlan", "measure_fairness", "percentile"]
 LARGE_DOCUMENTS = 1000
 SMALL_DOCUMENTS = 10
 DIFFERENT_SMALL_REQUESTS = 60
+READ_CHARACTERS = 2000
 # The first large request has reached the queue by then; a few early samples would do no harm.
 HEAD_START_S = 0.5
 CALL_TIMEOUT_S = 600.0
@@ -37,7 +39,7 @@ class FairnessPlan:
 
     large_documents: int = LARGE_DOCUMENTS
     idle_requests: int = DIFFERENT_SMALL_REQUESTS
-    busy_s: float = 40.0
+    busy_s: float = 30.0
     min_busy_requests: int = 5
     """First come, first served lets few requests through: go on until there are these."""
 
@@ -93,6 +95,18 @@ async def _measure(address: str, plan: FairnessPlan) -> dict[str, Any]:
     }
 
 
+def _equal_hands(texts: Sequence[str], hands: int) -> list[list[str]]:
+    """Deal documents so that all requests are about equally long, and "their time" is one number."""
+    # A model reads no more than this of a document.
+    by_length = sorted(texts, key=lambda text: min(len(text), READ_CHARACTERS), reverse=True)
+    dealt: list[list[str]] = [[] for _ in range(hands)]
+    for number, text in enumerate(by_length):
+        turn, place = divmod(number, hands)
+        # There and back again: who got the longest of one turn gets the shortest of the next.
+        dealt[place if turn % 2 == 0 else hands - 1 - place].append(text)
+    return dealt
+
+
 class _Clients:
     """Both clients on one channel, on bare stubs: the SDK would split large requests into smaller ones."""
 
@@ -102,12 +116,9 @@ class _Clients:
         self._large = rerank_pb2.RerankRequest(
             query="Read a large request to its end", documents=texts[:large_documents]
         )
-        starts = range(large_documents, len(texts), SMALL_DOCUMENTS)
         self._small = itertools.cycle(
-            rerank_pb2.RerankRequest(
-                query="Return quickly what is short", documents=texts[start : start + SMALL_DOCUMENTS]
-            )
-            for start in starts
+            rerank_pb2.RerankRequest(query="Return quickly what is short", documents=documents)
+            for documents in _equal_hands(texts[large_documents:], DIFFERENT_SMALL_REQUESTS)
         )
         self.large_answered = 0
 

@@ -2,9 +2,7 @@
 
 All contenders are started first, then take turns on the same requests, round by round,
 so that a machine that slows down slows everybody down. Each is judged by its best round;
-the spread of its rounds is reported beside it. The fast ones run the load several times in a
-round, so that their rounds last as long as the reference's and starting and ending weigh as
-little. Scores are compared with the reference's,
+the spread of its rounds is reported beside it. Scores are compared with the reference's,
 because being fast at something else is not the question.
 """
 
@@ -30,9 +28,6 @@ __all__ = [
     "largest_difference",
     "race",
 ]
-
-# More would not make a figure better.
-MAX_LAPS = 8
 
 Rows: TypeAlias = list[list[float]]
 """Logits: one row per request, in the order of its documents."""
@@ -87,19 +82,12 @@ class Timed:
     name: str
     what: str
     rounds_s: list[float] = field(default_factory=list)
-    """What running the load once took, in each round."""
     rows: Rows = field(default_factory=list)
 
-    def add(self, outcome: Outcome, laps: int = 1) -> None:
-        """One more round, of the load `laps` times over."""
-        self.rounds_s.append(outcome.elapsed_s / laps)
-        self.rows = outcome.rows[: len(outcome.rows) // laps]
-
-    def laps(self, reference: "Timed") -> int:
-        """How often to run the load for a round as long as the reference's."""
-        if not self.rounds_s or not reference.rounds_s:
-            return 1
-        return max(1, min(MAX_LAPS, round(reference.best_s / self.best_s)))
+    def add(self, outcome: Outcome) -> None:
+        """One more round."""
+        self.rounds_s.append(outcome.elapsed_s)
+        self.rows = outcome.rows
 
     @property
     def best_s(self) -> float:
@@ -176,13 +164,10 @@ def race(contenders: Sequence[Contender], rules: RaceRules, watcher: Watcher) ->
             # Whoever runs first finds the machine coolest: the start moves on each round.
             turn = number % max(1, len(ready))
             for contender in ready[turn:] + ready[:turn]:
-                mine = timed[contender.name]
-                laps = mine.laps(timed[contenders[0].name])
-                times = f", the load {laps} times" if laps > 1 else ""
-                watcher.doing(f"round {number + 1} of {rules.rounds}: {contender.name}{times}")
+                watcher.doing(f"round {number + 1} of {rules.rounds}: {contender.name}")
                 try:
-                    mine.add(contender.score([*requests] * laps), laps)
-                    watcher.ran(mine)
+                    timed[contender.name].add(contender.score(requests))
+                    watcher.ran(timed[contender.name])
                 except Exception as error:
                     leaves(contender, error)
             ready = [contender for contender in ready if contender.name not in absent]

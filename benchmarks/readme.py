@@ -15,7 +15,7 @@ README = Path(__file__).parent / "README.md"
 BEGIN = "<!-- results: written by python -m benchmarks -->"
 END = "<!-- end of results -->"
 
-RACED = ("predict", "fastapi", "infinity", "engine", "service_direct", "service", "int8")
+RACED = ("predict", "fastapi", "infinity", "engine", "service_direct", "service", "service_http", "int8")
 
 
 def update_readme(results: Results, path: Path = README) -> None:

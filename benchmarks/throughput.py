@@ -36,6 +36,8 @@ COMPARED: dict[str, frozenset[str]] = {
 # Fewer say nothing about batching; more take too long whatever the first impression was.
 MIN_PAIRS = 64
 MAX_PAIRS = 1024
+# Scored once to size the load.
+SIZING_PAIRS = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,9 @@ class ThroughputPlan:
     """How much to measure."""
 
     rounds: int = 3
-    reference_s: float = 18.0
+    reference_s: float = 24.0
     """What a round of the reference should take: the load is sized to it."""
-    ranking_tasks: int = 150
+    ranking_tasks: int = 400
 
 
 def measure_throughput(
@@ -62,7 +64,7 @@ def measure_throughput(
     peaks: list[Mapping[str, float]] = []
 
     def sized_load(score: Score) -> Sequence[Request]:
-        sample = warm_up_load()
+        sample = load(SIZING_PAIRS)
         pairs_per_s = _pairs(sample) / score(sample).elapsed_s
         requests = load(max(MIN_PAIRS, min(MAX_PAIRS, round(pairs_per_s * plan.reference_s))))
         on_load(_pairs(requests))

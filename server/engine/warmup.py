@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.models.base import DeviceOutOfMemory, EncodedPair, Model, Windowing
+from server.models.passing_thread import in_passing_thread
 
 __all__ = ["WarmUp", "warm_up"]
 
@@ -32,6 +33,10 @@ def warm_up(model: Model, token_budget: int | None) -> WarmUp:
     batches are short and late arrivals join soon. Only devices that overlap
     (GPUs) are tuned: on a CPU the model's default was measured once for all.
     """
+    return in_passing_thread(lambda: _warm_up(model, token_budget))
+
+
+def _warm_up(model: Model, token_budget: int | None) -> WarmUp:
     if token_budget is not None or not model.info.overlaps:
         return _measure(model, token_budget or model.info.default_token_budget)
     candidates = [_measure(model, model.info.default_token_budget * factor // 4) for factor in (1, 2, 4, 8)]

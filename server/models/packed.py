@@ -13,6 +13,9 @@ from server.models.families import Family, PackedRow
 
 __all__ = ["PackedExecutor", "assemble"]
 
+_CPU_ROW_STEP = 32
+"""Rows on the CPU are filled up to a multiple of this many tokens: oneDNN makes code for every new
+size, which takes milliseconds, and keeps only so many."""
 _STAGING_BUFFERS = 3
 """One is being filled, one is being copied, one waits for its copy's end to be noticed."""
 
@@ -31,6 +34,10 @@ class PackedExecutor:
 
     def forward(self, pairs: Sequence[EncodedPair]) -> Tensor:
         """Logits, float32, shape [pairs, labels], on the device and on CUDA perhaps not done yet."""
+        logits = self._forward(pairs if self._device.type == "cuda" else _filled(pairs))
+        return logits[: len(pairs)]
+
+    def _forward(self, pairs: Sequence[EncodedPair]) -> Tensor:
         lengths = [pair.tokens for pair in pairs]
         rows = assemble(pairs, segments=self._segments, padding_id=self._family.padding_id)
         tensor = self._to_device(rows)
@@ -56,6 +63,15 @@ class PackedExecutor:
         staging = self._staging[self._next]
         self._next = (self._next + 1) % len(self._staging)
         return staging.copy(array, self._device)
+
+
+def _filled(pairs: Sequence[EncodedPair]) -> Sequence[EncodedPair]:
+    """The pairs, and perhaps one more that makes the row a multiple of the step."""
+    missing = -sum(pair.tokens for pair in pairs) % _CPU_ROW_STEP
+    if not missing:
+        return pairs
+    ids = np.resize(pairs[0].token_ids, missing)
+    return [*pairs, EncodedPair(ids, min(pairs[0].document_start, missing))]
 
 
 class _Staging:

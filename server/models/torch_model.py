@@ -33,6 +33,7 @@ from server.models.executors import Executor, PackingMismatchError, build_execut
 from server.models.fingerprint import digest_of_weights, fingerprint
 from server.models.int8_files import load_int8
 from server.models.labels import relevance, relevant_label
+from server.models.passing_thread import in_passing_thread
 from server.models.prompts import Inputs, inputs_of
 from server.models.tokenise import PairTokenizer
 
@@ -87,12 +88,12 @@ def load_torch(
         return TorchModel(encoder, source, where, precision, max_tokens=max_tokens, packed=packed, int8=int8)
 
     try:
-        return build(packed=True)
+        return in_passing_thread(lambda: build(packed=True))
     except PackingMismatchError as error:
         if int8:
             raise ConfigurationError(f"--dtype int8: {error}; use --dtype float32") from error
         logger.warning("%s; loading again to run it padded", error)
-        return build(packed=False)
+        return in_passing_thread(lambda: build(packed=False))
 
 
 def _model_type(source: Source, *, trust_remote_code: bool) -> str:

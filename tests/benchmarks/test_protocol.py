@@ -1,9 +1,9 @@
 """The race: everybody under the same conditions, and nobody stops the others."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from benchmarks.protocol import Outcome, RaceRules, Score, largest_difference, race
+from benchmarks.protocol import RaceRules, Score, largest_difference, race
 from benchmarks.workload import Request
 from tests.benchmarks.fakes import FakeContender, SilentWatcher
 
@@ -27,25 +27,6 @@ def test_the_best_round_counts_and_the_spread_is_kept() -> None:
     assert timed.rounds_s == [1 / 2, 1 / 3, 1 / 4]
     assert timed.best_s == 1 / 4
     assert timed.spread == 1.0
-
-
-def test_the_fast_run_the_load_several_times_in_a_round() -> None:
-    """After the first round, whose times tell how often; a round still counts as one load."""
-    sizes: list[int] = []
-
-    class Counted(FakeContender):
-        def score(self, requests: Sequence[Request]) -> Outcome:
-            sizes.append(len(requests))
-            return Outcome(0.25 * len(requests) / len(REQUESTS), super().score(requests).rows)
-
-    class Steady(FakeContender):
-        def score(self, requests: Sequence[Request]) -> Outcome:
-            return Outcome(1.0, super().score(requests).rows)
-
-    timed = race([Steady("reference"), Counted("fast")], rules(), SilentWatcher()).timed
-    assert sizes == [1, 2, 8, 8]
-    assert timed["fast"].rounds_s == [0.25, 0.25, 0.25]
-    assert len(timed["fast"].rows) == len(REQUESTS)
 
 
 def test_whoever_fails_is_out_with_the_reason_and_the_others_go_on() -> None:
