@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -130,7 +131,18 @@ def test_a_key_has_its_own_limits(keyed: tuple[ServerProcess, Path]) -> None:
     with grpc.insecure_channel(server.address) as channel:
         stub = rerank_pb2_grpc.RerankServiceStub(channel)
         documents = [f"{'word ' * 90}{i}" for i in range(20)]
-        long = stub.Rerank.future(request_of(*documents), timeout=30, metadata=nightly)
+
+        def send() -> Any:
+            return stub.Rerank.future(request_of(*documents), timeout=30, metadata=nightly)
+
+        long = send()
+
+        def refusal_of_a_second() -> grpc.Call | None:
+            nonlocal long
+            # The small call may have overtaken the large one and taken its place.
+            if long.done() and long.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                long = send()
+            return refusal()
 
         def refusal() -> grpc.Call | None:
             try:
@@ -140,7 +152,7 @@ def test_a_key_has_its_own_limits(keyed: tuple[ServerProcess, Path]) -> None:
                 return error
             return None
 
-        failure = awaited(refusal, "the key's one place to be taken")
+        failure = awaited(refusal_of_a_second, "the key's one place to be taken")
         assert failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "limit is 1" in (failure.details() or "")
         assert answers(channel, SEARCH_KEY)
