@@ -15,7 +15,7 @@ __all__ = ["PackedExecutor", "assemble"]
 
 _CPU_ROW_STEP = 32
 """Rows on the CPU are filled up to a multiple of this many tokens: oneDNN makes code for every new
-size, which takes milliseconds, and keeps only so many."""
+size, half a millisecond for each kind of layer, and keeps only so many."""
 _STAGING_BUFFERS = 3
 """One is being filled, one is being copied, one waits for its copy's end to be noticed."""
 

@@ -1,8 +1,8 @@
 """The last layer of an encoder whose head reads nothing but the first token of each pair.
 
 Keys and values are needed of all tokens; the query, the feed-forward part and everything
-between them of the first ones only. The logits are the same, for a twelfth of the work
-less in a network of twelve layers.
+between them of the first ones only. The logits are the same, for 7% less work in a network
+of twelve layers.
 """
 
 from typing import Any
