@@ -1,11 +1,12 @@
 """From the rounds of a race to figures and ratios: pure arithmetic."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.contenders.base import CONCURRENT_CLIENTS
+from benchmarks.peak import KEPT_UP_S, PeakRound
 from benchmarks.protocol import Race, Rows, Timed, largest_difference
 from benchmarks.results import Figures
 from benchmarks.shape import EncoderShape
@@ -38,15 +39,18 @@ class Measured:
     absent: dict[str, str] = field(default_factory=dict)
 
 
-def peak_figure(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """The best of every size over all rounds, and the best of those."""
-    by_size = {size: max(gflops[size] for gflops in rounds) for size in rounds[0]}
-    of_rounds = [max(gflops.values()) for gflops in rounds]
+def peak_figure(rounds: Sequence[PeakRound]) -> dict[str, Any]:
+    """What the best size kept up in the best round, and the best of every size."""
+    best = max(rounds, key=lambda found: found.gflops)
     return {
-        "what": "the fastest float32 linear layer of torch, usual or oneDNN; rows x inputs x outputs",
-        "gflops": max(by_size.values()),
-        "spread": max(of_rounds) / min(of_rounds) - 1,
-        "gflops_by_size": by_size,
+        "what": f"the fastest float32 linear layer of torch, usual or oneDNN, kept up for {KEPT_UP_S:.0f} s; "
+        "rows x inputs x outputs",
+        "gflops": best.gflops,
+        "size": best.best,
+        "spread": best.gflops / min(found.gflops for found in rounds) - 1,
+        "gflops_by_size": {
+            size: max(found.tried[size] for found in rounds if size in found.tried) for size in best.tried
+        },
     }
 
 

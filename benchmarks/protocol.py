@@ -159,17 +159,24 @@ def race(contenders: Sequence[Contender], rules: RaceRules, watcher: Watcher) ->
                 leaves(contender, error)
         watcher.doing("sizing the load")
         requests = rules.plan(ready[0].score) if ready else []
-        for number in range(rules.rounds):
-            rules.each_round()
+        # The round before the first is not timed: whoever compiles code for the sizes that occur
+        # is done with it then.
+        for number in range(rules.rounds + 1):
+            name = f"round {number} of {rules.rounds}" if number else "a round to warm up"
+            if number:
+                rules.each_round()
             # Whoever runs first finds the machine coolest: the start moves on each round.
             turn = number % max(1, len(ready))
             for contender in ready[turn:] + ready[:turn]:
-                watcher.doing(f"round {number + 1} of {rules.rounds}: {contender.name}")
+                watcher.doing(f"{name}: {contender.name}")
                 try:
-                    timed[contender.name].add(contender.score(requests))
-                    watcher.ran(timed[contender.name])
+                    outcome = contender.score(requests)
                 except Exception as error:
                     leaves(contender, error)
+                    continue
+                if number:
+                    timed[contender.name].add(outcome)
+                    watcher.ran(timed[contender.name])
             ready = [contender for contender in ready if contender.name not in absent]
         rules.afterwards({contender.name: contender.score for contender in ready})
     return Race(requests, {name: of for name, of in timed.items() if name not in absent}, absent)

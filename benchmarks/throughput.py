@@ -13,7 +13,7 @@ from benchmarks.contenders.infinity_peer import Infinity
 from benchmarks.contenders.predict import predict
 from benchmarks.contenders.service import Service, ServiceThroughNginx
 from benchmarks.figures import Measured, add_race, peak_figure
-from benchmarks.peak import LinearPeak, square_layers
+from benchmarks.peak import LinearPeak, PeakRound, square_layers
 from benchmarks.processes import Isolated
 from benchmarks.protocol import Contender, RaceRules, Score, Watcher, race
 from benchmarks.shape import EncoderShape, token_counts
@@ -61,7 +61,7 @@ def measure_throughput(
     names = frozenset[str]().union(*(COMPARED[part] for part in parts))
     shape = EncoderShape.of_checkpoint(model)
     measured = Measured()
-    peaks: list[Mapping[str, float]] = []
+    peaks: list[PeakRound] = []
 
     def sized_load(score: Score) -> Sequence[Request]:
         sample = load(SIZING_PAIRS)

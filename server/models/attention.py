@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from server.models.cpu_attention import attend_to_all
+from server.models.cpu_attention import attend_to_all, onednn_products_pay
 
 __all__ = ["ATTENTION_NAME", "Packing", "attend", "attend_looped", "register"]
 
@@ -101,8 +101,11 @@ def attend_looped(
 ) -> Tensor:
     """`attend` by one call per sequence, on any device and in any precision."""
     grouped = query.shape[1] != key.shape[1]
-    everywhere = not packing.causal and not grouped and query.dtype == torch.float32 and not query.is_cuda
     one_each = query.shape[2] < key.shape[2]
+    everywhere = not (one_each or packing.causal or (window is not None and packing.longest > window))
+    plain = not grouped and query.dtype == torch.float32 and not query.is_cuda
+    if everywhere and plain and onednn_products_pay():
+        return attend_to_all(query, key, value, packing.lengths, scale)
     results = []
     end = 0
     for number, length in enumerate(packing.lengths):
@@ -114,8 +117,6 @@ def attend_looped(
             )
         elif window is not None and length > window:
             result = _local(q, k, v, scale, window, packing.causal, grouped)
-        elif everywhere:
-            result = attend_to_all(q, k, v, scale)
         else:
             # is_causal on a single token would be a mask that changes nothing.
             result = scaled_dot_product_attention(

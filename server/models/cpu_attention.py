@@ -1,4 +1,4 @@
-"""Attention of one sequence on the CPU, by oneDNN's matrix products where those are better.
+"""Attention within sequences on the CPU, by oneDNN's matrix products where those are better.
 
 torch's fused kernel multiplies with MKL, which on AMD processors uses half of the machine
 (see `server.models.onednn`). Two batched products with a softmax between them, done by oneDNN, take
@@ -11,12 +11,13 @@ the same. So it is tried out once, against float64, and used only if nothing is 
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
 __all__ = ["attend_to_all", "onednn_products_pay"]
@@ -31,47 +32,77 @@ _WORTH = 1.15
 _TRIALS = 5
 
 
-def attend_to_all(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """Every token of one sequence attends to every token of it.
+def attend_to_all(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float | None
+) -> Tensor:
+    """Every token of a sequence attends to every token of it; only where `onednn_products_pay`.
 
     Args:
         query: shape [1, heads, tokens, width], float32; key and value likewise.
+        lengths: tokens of each sequence, in the order in which they lie in the row.
         scale: factor on the products; None is 1/sqrt(width).
 
     Returns:
-        Shape [1, heads, tokens, width].
+        Shape [1, tokens, heads, width].
     """
-    length = query.shape[2]
-    # oneDNN makes code for every new size, which takes milliseconds, so the sizes are few.
-    padded = -(-length // _STEP) * _STEP
-    group = _SCORES // (padded * padded)
-    if length < _SHORTEST or group == 0 or not onednn_products_pay():
-        return scaled_dot_product_attention(query, key, value, scale=scale)
-    # Copies, so that what is computed does not depend on what lies beside the sequence: in int8
-    # the last bit of a float decides which way a code is rounded.
-    q, k, v = (_padded(tensor[0], padded) for tensor in (query, key, value))
-    q *= query.shape[3] ** -0.5 if scale is None else scale
-    k = k.transpose(1, 2)
+    factor = query.shape[3] ** -0.5 if scale is None else scale
+    heads, tokens, width = value.shape[1:]
+    # What is computed for a padded sequence is written over the start of the next one, which
+    # comes later; so there is some room after the last one.
+    result = value.new_empty(tokens + _STEP, heads, width)
+    by_head = result.transpose(0, 1)
+    end, short = 0, []
     with _onednn_products():
-        groups = zip(torch.split(q, group), torch.split(k, group), torch.split(v, group), strict=True)
-        parts = [_two_products(*heads, length=length) for heads in groups]
-    result = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return result[:, :length].unsqueeze(0)
+        for length in lengths:
+            start, end = end, end + length
+            group = _heads_at_a_time(length)
+            if group == 0:
+                short.append((start, end))
+                continue
+            padded = _padded_length(length)
+            rows = (_rows(tensor[0], start, padded) for tensor in (query, key, value))
+            parts = (torch.split(tensor, group) for tensor in (*rows, by_head[:, start : start + padded]))
+            for q, k, v, out in zip(*parts, strict=True):
+                _two_products(q, k, v, out, length=length, scale=factor)
+    for start, end in short:
+        q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
+        by_head[:, start:end] = scaled_dot_product_attention(q, k, v, scale=scale)[0]
+    return result[:tokens].unsqueeze(0)
 
 
-def _padded(states: Tensor, length: int) -> Tensor:
-    """Shape [heads, tokens, width] to [heads, length, width], with zeros at the end."""
-    result = states.new_empty(states.shape[0], length, states.shape[2])
-    result[:, : states.shape[1]] = states
-    result[:, states.shape[1] :] = 0.0
-    return result
+def _padded_length(length: int) -> int:
+    # oneDNN makes code for every new size, which takes milliseconds, so the sizes are few.
+    return -(-length // _STEP) * _STEP
 
 
-def _two_products(query: Tensor, key: Tensor, value: Tensor, *, length: int) -> Tensor:
-    scores = torch.bmm(query, key)
+def _heads_at_a_time(length: int) -> int:
+    """For how many heads two products are made at once; 0 where the fused kernel is better."""
+    if length < _SHORTEST:
+        return 0
+    return _SCORES // _padded_length(length) ** 2
+
+
+def _rows(states: Tensor, start: int, length: int) -> Tensor:
+    """The states from a token on; they reach into the next sequence, and zeros follow the last.
+
+    Of what lies there nothing but a NaN changes a result: keys are masked, values are multiplied
+    by zero, and the results of queries are overwritten. The engine scores a pair without
+    company again before it believes a NaN.
+    """
+    rows = states[:, start : start + length]
+    missing = length - rows.shape[1]
+    return functional.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
+def _two_products(
+    query: Tensor, key: Tensor, value: Tensor, out: Tensor, *, length: int, scale: float
+) -> None:
+    heads, padded = query.shape[:2]
+    scores = query.new_empty(heads, padded, padded)
+    torch.baddbmm(scores, query, key.transpose(1, 2), beta=0, alpha=scale, out=scores)
     scores[:, :, length:] = -torch.inf
     torch.softmax(scores, -1, out=scores)
-    return torch.bmm(scores, value)
+    torch.bmm(scores, value, out=out)
 
 
 @contextlib.contextmanager

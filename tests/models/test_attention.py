@@ -94,16 +94,32 @@ def test_products_of_padded_sizes(lengths: list[int], heads: int, scores: int) -
     torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_a_broken_neighbour_stays_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not-a-number in one sequence does not reach the next."""
+def test_a_broken_neighbour_reaches_one_sequence_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not-a-number does not spread over the row; whom it reaches is scored again by the engine."""
     monkeypatch.setattr(cpu_attention, "onednn_products_pay", lambda: True)
-    query, key, value = torch.randn(3, 1, 4, 330, 8)
+    query, key, value = torch.randn(3, 1, 4, 440, 8)
     for states in (query, key, value):
-        states[:, :, 110:210] = torch.nan
-    found = attend(query, key, value, packing([110, 100, 120], False), None, None)[0]
+        states[:, :, 220:320] = torch.nan
+    found = attend(query, key, value, packing([110, 110, 100, 120], False), None, None)[0]
     assert not found[:110].isnan().any()
-    assert found[110:210].isnan().all()
-    assert not found[210:].isnan().any()
+    assert found[220:320].isnan().all()
+    assert not found[320:].isnan().any()
+
+
+def test_neighbours_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies beside a sequence, and where in the row it lies, is not in its result."""
+    monkeypatch.setattr(cpu_attention, "onednn_products_pay", lambda: True)
+    own = torch.randn(3, 1, 4, 110, 32)
+
+    def result(before: int, after: int) -> torch.Tensor:
+        parts = [torch.randn(3, 1, 4, before, 32), own, torch.randn(3, 1, 4, after, 32)]
+        query, key, value = torch.cat(parts, dim=3)
+        lengths = [length for length in (before, 110, after) if length]
+        return attend(query, key, value, packing(lengths, False), None, None)[0, before : before + 110]
+
+    alone = result(0, 0)
+    for before, after in [(0, 120), (7, 0), (130, 3), (97, 98)]:
+        assert torch.equal(result(before, after), alone)
 
 
 def test_unknown_terms_are_refused() -> None:
