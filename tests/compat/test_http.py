@@ -301,29 +301,6 @@ def test_models_by_other_names_are_refused_when_asked_to(tmp_path: Path) -> None
         assert own.json["results"][0]["document"] == {"text": "the red fox"}
 
 
-def test_http_speaks_tls_where_grpc_does(tmp_path: Path, certificate: CertificateFiles) -> None:
-    """Keys never travel in the clear because of a second port."""
-    options = ("--tls-certificate", str(certificate.certificate), "--tls-key", str(certificate.key))
-    server = HttpServerProcess(tmp_path, *options)
-    trusting = ssl.create_default_context(cafile=str(certificate.root))
-    url = f"https://localhost:{server.http_port}/health"
-
-    def healthy() -> bool:
-        server.require_running()
-        try:
-            return httpx.get(url, verify=trusting, trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    server.start()
-    try:
-        wait_until(healthy, "HTTPS to answer")
-        with pytest.raises(httpx.TransportError):
-            get(server, "/health")
-    finally:
-        server.stop()
-
-
 def test_a_taken_http_port_is_one_clear_line(server: HttpServerProcess, tmp_path: Path) -> None:
     """The server says which option to change, and does not start."""
     second = HttpServerProcess(tmp_path, "--http-port", str(server.http_port))
