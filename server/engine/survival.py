@@ -1,8 +1,7 @@
 """Score a batch whatever happens to it: out of memory, a poisonous pair, NaN.
 
 Scoring is pointwise, so a batch may be cut in any way. Halving finds a pair that
-fails alone in a logarithmic number of tries, and everyone else is answered. NaN is believed
-of a pair without company only.
+fails alone in a logarithmic number of tries, and everyone else is answered.
 
 When nothing of a batch could be scored, either its pairs are to blame or the device.
 A harmless pair tells: if that fails too, the device is as good as lost, and callers are
@@ -69,7 +68,7 @@ def _survive(
     model: Model, pairs: Sequence[QueuedPair], score: Callable[[], Logits], on_out_of_memory: OnOutOfMemory
 ) -> list[Outcome]:
     try:
-        logits = _shaped(score(), len(pairs))
+        return _checked(score(), len(pairs))
     except DeviceLost:
         raise
     except DeviceOutOfMemory:
@@ -79,8 +78,6 @@ def _survive(
     except Exception as error:  # whatever a model raises must cost one pair, not the server
         if len(pairs) == 1:
             return [Failure(f"the model failed: {type(error).__name__}")]
-    else:
-        return _numbers(model, pairs, logits, on_out_of_memory)
     middle = len(pairs) // 2
     return [
         *score_batch(model, pairs[:middle], on_out_of_memory),
@@ -88,22 +85,13 @@ def _survive(
     ]
 
 
-def _shaped(logits: Logits, expected: int) -> Logits:
+def _checked(logits: Logits, expected: int) -> list[Outcome]:
     if logits.shape != (expected,):
         raise ValueError(f"the model returned logits of shape {logits.shape} for {expected} pairs")
-    return logits
-
-
-def _numbers(
-    model: Model, pairs: Sequence[QueuedPair], logits: Logits, on_out_of_memory: OnOutOfMemory
-) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for pair, logit in zip(pairs, logits, strict=True):
-        if np.isfinite(logit):
-            outcomes.append(float(logit))
-        elif len(pairs) == 1:
-            outcomes.append(Failure(f"the model gave {logit} instead of a number"))
-        else:
-            # Perhaps a neighbour's: some kernels read a little beyond a sequence.
-            outcomes += score_batch(model, [pair], on_out_of_memory)
-    return outcomes
+    finite = np.isfinite(logits)
+    if finite.all():
+        return list(map(float, logits))
+    return [
+        float(logit) if good else Failure(f"the model gave {logit} instead of a number")
+        for logit, good in zip(logits, finite, strict=True)
+    ]

@@ -12,12 +12,13 @@ the same. So it is tried out once, against float64, and used only if nothing is 
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
 __all__ = ["attend_to_all", "onednn_products_pay"]
@@ -45,33 +46,82 @@ def attend_to_all(
     Returns:
         Shape [1, tokens, heads, width].
     """
-    factor = query.shape[3] ** -0.5 if scale is None else scale
-    heads, tokens, width = value.shape[1:]
-    # What is computed for a padded sequence is written over the start of the next one, which
-    # comes later; so there is some room after the last one.
-    result = value.new_empty(tokens + _STEP, heads, width)
-    by_head = result.transpose(0, 1)
-    end, short = 0, []
+    heads, tokens = value.shape[1:3]
+    layout = _layout(tuple(lengths), heads)
+    q, k, v = (
+        states.transpose(1, 2).reshape(tokens * heads, -1).index_select(0, layout.inwards)
+        for states in (query, key, value)
+    )
+    q *= query.shape[3] ** -0.5 if scale is None else scale
+    result = torch.empty_like(v)
     with _onednn_products():
-        for length in lengths:
-            start, end = end, end + length
-            group = _heads_at_a_time(length)
-            if group == 0:
-                short.append((start, end))
-                continue
-            padded = _padded_length(length)
-            rows = (_rows(tensor[0], start, padded) for tensor in (query, key, value))
-            parts = (torch.split(tensor, group) for tensor in (*rows, by_head[:, start : start + padded]))
-            for q, k, v, out in zip(*parts, strict=True):
-                _two_products(q, k, v, out, length=length, scale=factor)
-    for start, end in short:
-        q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
-        by_head[:, start:end] = scaled_dot_product_attention(q, k, v, scale=scale)[0]
-    return result[:tokens].unsqueeze(0)
+        for block in layout.long:
+            _two_products(block.length, *(block.of(states) for states in (q, k, v, result)))
+    for block in layout.short:
+        own_q, own_k, own_v = (block.of(states).unsqueeze(0) for states in (q, k, v))
+        block.of(result).copy_(scaled_dot_product_attention(own_q, own_k, own_v, scale=1.0)[0])
+    return result.index_select(0, layout.outwards).view(1, tokens, heads, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some heads of one sequence, one after the other: products take nothing else without copying it."""
+
+    rows: slice
+    heads: int
+    padded: int
+    length: int
+
+    def of(self, states: Tensor) -> Tensor:
+        """A view, shape [heads, padded, width], of [rows, width]."""
+        return states[self.rows].view(self.heads, self.padded, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How a row of [tokens, heads] becomes blocks of [heads, tokens], and back.
+
+    Sequences are filled up by copies of their last token. Blocks hold nothing of a neighbour, so
+    that what is computed can't depend on it: in int8 the last bit decides how a code is rounded.
+    """
+
+    inwards: Tensor
+    outwards: Tensor
+    long: tuple[_Block, ...]
+    short: tuple[_Block, ...]
+
+
+@lru_cache(maxsize=8)  # all layers of a batch share one
+def _layout(lengths: tuple[int, ...], heads: int) -> _Layout:
+    inwards, outwards = [], []
+    long: list[_Block] = []
+    short: list[_Block] = []
+    every_head = np.arange(heads, dtype=np.int32)
+    start = row = 0
+    for length in lengths:
+        group = _heads_at_a_time(length)
+        padded = _padded_length(length) if group else length
+        tokens = start + np.minimum(np.arange(padded, dtype=np.int32), length - 1)
+        inwards.append((tokens[None, :] * heads + every_head[:, None]).ravel())
+        places = np.arange(length, dtype=np.int32)
+        outwards.append((row + every_head[None, :] * padded + places[:, None]).ravel())
+        blocks = long if group else short
+        for first in range(0, heads, group or heads):
+            taken = min(group or heads, heads - first)
+            blocks.append(_Block(slice(row, row + taken * padded), taken, padded, length))
+            row += taken * padded
+        start += length
+    with torch.inference_mode(False):  # cached, so it must outlive the mode it was made in
+        return _Layout(
+            torch.from_numpy(np.concatenate(inwards)),
+            torch.from_numpy(np.concatenate(outwards)),
+            tuple(long),
+            tuple(short),
+        )
 
 
 def _padded_length(length: int) -> int:
-    # oneDNN makes code for every new size, which takes milliseconds, so the sizes are few.
+    # oneDNN makes code for every new size, so the sizes are few.
     return -(-length // _STEP) * _STEP
 
 
@@ -82,24 +132,8 @@ def _heads_at_a_time(length: int) -> int:
     return _SCORES // _padded_length(length) ** 2
 
 
-def _rows(states: Tensor, start: int, length: int) -> Tensor:
-    """The states from a token on; they reach into the next sequence, and zeros follow the last.
-
-    Of what lies there nothing but a NaN changes a result: keys are masked, values are multiplied
-    by zero, and the results of queries are overwritten. The engine scores a pair without
-    company again before it believes a NaN.
-    """
-    rows = states[:, start : start + length]
-    missing = length - rows.shape[1]
-    return functional.pad(rows, (0, 0, 0, missing)) if missing else rows
-
-
-def _two_products(
-    query: Tensor, key: Tensor, value: Tensor, out: Tensor, *, length: int, scale: float
-) -> None:
-    heads, padded = query.shape[:2]
-    scores = query.new_empty(heads, padded, padded)
-    torch.baddbmm(scores, query, key.transpose(1, 2), beta=0, alpha=scale, out=scores)
+def _two_products(length: int, query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
+    scores = torch.bmm(query, key.transpose(1, 2))
     scores[:, :, length:] = -torch.inf
     torch.softmax(scores, -1, out=scores)
     torch.bmm(scores, value, out=out)

@@ -37,24 +37,6 @@ class CountingModel(SimulatedModel):
         return sum(map(len, self.batches))
 
 
-class LeakyLogits:
-    """Logits in which not-a-number has reached every neighbour."""
-
-    def __init__(self, pending: PendingLogits) -> None:
-        self._pending = pending
-
-    def wait(self) -> Logits:
-        logits = self._pending.wait()
-        return np.full_like(logits, np.nan) if np.isnan(logits).any() else logits
-
-
-class LeakyModel(CountingModel):
-    """A model whose kernels look beyond a pair."""
-
-    def submit(self, pairs: Sequence[EncodedPair]) -> PendingLogits:  # type: ignore[override]
-        return LeakyLogits(super().submit(pairs))
-
-
 class Recorder(SilentObserver):
     """Remembers what the engine said."""
 
@@ -251,19 +233,6 @@ async def test_one_poisonous_pair_fails_alone() -> None:
         7: "the model failed: RuntimeError",
         21: "the model gave nan instead of a number",
     }
-
-
-async def test_whoever_caught_a_neighbours_nan_is_scored_again() -> None:
-    """Of the pairs of a batch only the one that is NaN alone fails."""
-    documents = [words(20, n) for n in range(9)]
-    documents[4] += " simulate_nan"
-    model = LeakyModel(
-        SimulatedModelSettings(tokens_per_second=1e6, startup_s=0, max_tokens=512, memory_tokens=0)
-    )
-    async with running(model, token_budget=500) as engine:
-        scored = await engine.score(ScoreRequest("a", documents))
-    assert max(map(len, model.batches)) > 1
-    assert [i for i, outcome in enumerate(scored.outcomes) if isinstance(outcome, Failure)] == [4]
 
 
 async def test_out_of_memory_halves_the_batch_and_lowers_the_budget() -> None:
