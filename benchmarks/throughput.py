@@ -17,7 +17,8 @@ from benchmarks.peak import LinearPeak, PeakRound, square_layers
 from benchmarks.processes import Isolated
 from benchmarks.protocol import Contender, RaceRules, Score, Watcher, race
 from benchmarks.shape import EncoderShape, token_counts
-from benchmarks.workload import Request, load, mean_reciprocal_rank, ranking_tasks, warm_up_load
+from benchmarks.workload import Request, load, warm_up_load
+from server.models.quality import mean_reciprocal_rank, ranking_tasks
 
 __all__ = ["COMPARED", "ThroughputPlan", "measure_throughput"]
 
@@ -111,7 +112,7 @@ def _contenders(model: Path, names: Collection[str]) -> list[Contender]:
 
 def _quality(scores: Mapping[str, Score], tasks_wanted: int) -> dict[str, Any]:
     tasks = ranking_tasks(tasks_wanted)
-    requests = [task.request for task in tasks]
+    requests = [Request(task.query, task.documents) for task in tasks]
     first_stage = [[-float(rank) for rank in range(len(request.documents))] for request in requests]
     return {
         "what": "mean reciprocal rank of a docstring's own body among BM25's top ten",

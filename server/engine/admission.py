@@ -77,6 +77,8 @@ class Admission:
                 f"the limit is {self._max_queued_tokens:,} (--max-queued-tokens)",
                 retry_after_s=_bounded(excess / speed),
             )
+        # An idle device takes it whatever the estimate says: it learns only from what runs, so one
+        # that has become too low would otherwise refuse everything for good.
         if time_left_s is None or queued_tokens + running_tokens == 0:
             return
         wait_s = SAFETY * (tokens_ahead + running_tokens + tokens + batch_tokens) / speed

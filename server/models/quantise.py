@@ -207,12 +207,8 @@ def _rank(
 ) -> tuple[float, list[float]]:
     """The mean reciprocal rank with these layers, and all logits in order."""
     executor = bench.executor(linears)
-    logits: list[float] = []
-
-    def score(query: str, documents: Sequence[str]) -> Sequence[float]:
-        scores = bench.logits(executor, bench.encode(query, documents))
-        logits.extend(scores)
-        return scores
-
-    rank = mean_reciprocal_rank(tasks, score, lambda number: done(number / len(tasks)))
-    return rank, logits
+    rows: list[Sequence[float]] = []
+    for number, task in enumerate(tasks, 1):
+        rows.append(bench.logits(executor, bench.encode(task.query, task.documents)))
+        done(number / len(tasks))
+    return mean_reciprocal_rank(tasks, rows), [logit for row in rows for logit in row]

@@ -4,7 +4,6 @@ import gzip
 import json
 import signal
 import socket
-import ssl
 import threading
 import zlib
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import grpc
 import httpx
 import pytest
 
-from deploy.local.certificate import CertificateFiles
 from tests.compat.http_server import Answer, HttpServerProcess, post
 from tests.support.calls import failure_of, request_of
 from tests.support.waiting import wait_until

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from server.errors import ConfigurationError
-from server.models import int8, quality, torch_model
+from server.models import int8, torch_model
 from server.models.base import EncodedPair, Model, Windowing
 from server.models.calibrate import Calibration, Measured, quantise_input
 from server.models.embedded import EMBEDDED_MODEL_ID
@@ -202,21 +202,3 @@ def test_shared_inputs_and_chains() -> None:
         found = block(inputs)
     assert middle.dtype == torch.uint8
     assert float((found - wanted).var() / wanted.var()) < 0.001
-
-
-def test_quality_task() -> None:
-    """Each task holds its answer once among its candidates, and calibration uses other queries."""
-    tasks = quality.ranking_tasks(30)
-    assert len(tasks) == 30
-    assert all(0 <= task.answer < len(task.documents) <= quality.CANDIDATES for task in tasks)
-    queries = {task.query for task in tasks}
-    assert queries.isdisjoint(query for query, _ in quality.calibration_pairs(120))
-    perfect = {task.query: task.answer for task in tasks}
-    seen: list[int] = []
-    rank = quality.mean_reciprocal_rank(
-        tasks, lambda query, texts: [float(i == perfect[query]) for i in range(len(texts))], seen.append
-    )
-    assert rank == 1.0
-    assert seen == list(range(1, 31))
-    tied = quality.mean_reciprocal_rank(tasks, lambda query, texts: [0.0] * len(texts), seen.append)
-    assert tied == pytest.approx(np.mean([1 / len(task.documents) for task in tasks]))

@@ -1,17 +1,20 @@
-"""The corpus: docstrings of Python's standard library, which every machine has.
+"""A corpus that every machine has: docstrings of Python's standard library.
 
 Read from source by `ast`, never imported, so that no module runs. The text depends
 on the Python version alone, which the results record.
 """
 
 import ast
+import hashlib
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Docstring", "read_docstrings"]
+from server.models.bm25 import Bm25
+
+__all__ = ["Docstring", "bodies_found_for", "read_docstrings", "shuffled_docstrings"]
 
 # Tests, vendored packages and tools whose docstrings say little.
 SKIPPED_FOLDERS = frozenset(
@@ -49,6 +52,27 @@ def read_docstrings() -> tuple[Docstring, ...]:
             unique[docstring.body] = docstring
             summaries.add(docstring.summary)
     return tuple(unique.values())
+
+
+@cache
+def shuffled_docstrings() -> tuple[Docstring, ...]:
+    """The same in the order of a hash: neighbours in the library are alike, and a seeded shuffle may
+    differ between versions of Python."""
+
+    def place(docstring: Docstring) -> bytes:
+        return hashlib.blake2b(docstring.summary.encode(), digest_size=8).digest()
+
+    return tuple(sorted(read_docstrings(), key=place))
+
+
+def bodies_found_for(query: str, count: int) -> list[int]:
+    """Where among `shuffled_docstrings` the best bodies lie by BM25, best first; at most `count`."""
+    return _index().top(query, count)
+
+
+@cache
+def _index() -> Bm25:
+    return Bm25([docstring.body for docstring in shuffled_docstrings()])
 
 
 def _walk(root: Path) -> Iterator[Docstring]:
