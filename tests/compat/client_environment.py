@@ -18,7 +18,15 @@ import pytest
 
 from tests.support.child_process import REPOSITORY
 
-__all__ = ["COHERE", "LANGCHAIN_COHERE", "SCHEMATHESIS", "TEI", "ClientEnvironment"]
+__all__ = [
+    "COHERE",
+    "LANGCHAIN_COHERE",
+    "LITELLM",
+    "SCHEMATHESIS",
+    "SMALL",
+    "TEI",
+    "ClientEnvironment",
+]
 
 INSTALL_TIMEOUT_S = 240
 RUN_TIMEOUT_S = 60
@@ -53,6 +61,10 @@ class ClientEnvironment:
 COHERE = ClientEnvironment("cohere", ("cohere==7.3.1",))
 LANGCHAIN_COHERE = ClientEnvironment("langchain-cohere", ("langchain-cohere==0.6.0", "cohere==5.21.1"))
 TEI = ClientEnvironment("tei", ("tei-client==0.2.4", "grpcio==1.85.1", "protobuf<7"))
+LITELLM = ClientEnvironment("litellm", ("litellm==1.106.2",))
+SMALL = ClientEnvironment(
+    "small", ("infinity_client==0.0.78", "mixedbread==0.54.0", "rerankers[api]==0.10.0")
+)
 SCHEMATHESIS = ClientEnvironment("schemathesis", ("schemathesis==4.32.5",))
 
 

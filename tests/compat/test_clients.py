@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from deploy.local.certificate import CertificateFiles
-from tests.compat.client_environment import COHERE, LANGCHAIN_COHERE, TEI, ClientEnvironment
+from tests.compat.client_environment import (
+    COHERE,
+    LANGCHAIN_COHERE,
+    LITELLM,
+    SMALL,
+    TEI,
+    ClientEnvironment,
+)
 from tests.compat.front_door import FrontDoor, front_door
 
 pytestmark = pytest.mark.slow
@@ -138,6 +145,59 @@ def test_tei_client(door: FrontDoor, script: str) -> None:
         assert seen["streamed"] == [[i, DOCUMENTS[i]] for i in BEST_FIRST]
         assert seen["chars"] == len("red fox") + sum(map(len, DOCUMENTS))
         assert seen["refused"] == ["INVALID_ARGUMENT", "query: must not be blank"]
+
+
+LITELLM_SCRIPT = """
+import os
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+import litellm
+PROVIDERS = {
+    "cohere": URL, "jina_ai": URL + "/v1/rerank", "hosted_vllm": URL, "huggingface": URL,
+    "voyage": URL + "/v1/rerank", "together_ai": URL + "/v1", "nvidia_nim/ranking": URL,
+}
+found = {}
+for provider, base in PROVIDERS.items():
+    answer = litellm.rerank(
+        model=provider + "/m", query="red fox", documents=DOCUMENTS, api_key="none", api_base=base)
+    found[provider] = [result["index"] for result in answer.results]
+show(found)
+"""
+
+
+def test_litellm(door: FrontDoor) -> None:
+    """Seven of its providers, each in its own dialect."""
+    found = run(LITELLM, LITELLM_SCRIPT, door)
+    assert len(found) == 7
+    assert found == dict.fromkeys(found, BEST_FIRST)
+
+
+SMALL_SCRIPT = """
+from infinity_client import Client
+from infinity_client.api.default import rerank
+from infinity_client.models import RerankInput
+from mixedbread import Mixedbread
+from rerankers.models.api_rankers import APIRanker
+found = {}
+with Client(base_url=URL) as client:
+    body = RerankInput.from_dict({"query": "red fox", "documents": DOCUMENTS, "model": "m"})
+    found["infinity"] = [r.index for r in rerank.sync(client=client, body=body).results]
+answer = Mixedbread(api_key="none", base_url=URL).rerank(
+    model="m", query="red fox", input=DOCUMENTS, return_input=True)
+found["mixedbread"] = [r.index for r in answer.data]
+assert [r.input for r in answer.data] == [DOCUMENTS[i] for i in found["mixedbread"]]
+for provider in ("cohere", "jina", "voyage", "mixedbread.ai"):
+    ranker = APIRanker("m", api_key="none", api_provider=provider, verbose=0, url=URL + "/v1/rerank")
+    ranked = ranker.rank("red fox", DOCUMENTS, doc_ids=[0, 1, 2])
+    found["rerankers " + provider] = [r.doc_id for r in ranked.results]
+show(found)
+"""
+
+
+def test_infinity_client_mixedbread_and_rerankers(door: FrontDoor) -> None:
+    """Small clients that share an environment; the last speaks four dialects."""
+    found = run(SMALL, SMALL_SCRIPT, door)
+    assert len(found) == 6
+    assert found == dict.fromkeys(found, BEST_FIRST)
 
 
 def test_curl(door: FrontDoor) -> None:
