@@ -158,7 +158,7 @@ PROVIDERS = {
 found = {}
 for provider, base in PROVIDERS.items():
     answer = litellm.rerank(
-        model=provider + "/m", query="red fox", documents=DOCUMENTS, api_key="none", api_base=base)
+        model=provider + "/m", query="red fox", documents=DOCUMENTS, top_n=3, api_key="none", api_base=base)
     found[provider] = [result["index"] for result in answer.results]
 show(found)
 """
