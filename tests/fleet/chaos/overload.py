@@ -24,8 +24,10 @@ DOCUMENTS = 16
 DOCUMENT_WORDS = 57
 # [CLS], the query's word, [SEP], the document, [SEP].
 REQUEST_TOKENS = DOCUMENTS * (DOCUMENT_WORDS + 4)
-# The queue fills, and the estimate of the speed settles, before anything is measured.
-WARM_UP_S = 2.0
+# The queue fills, the estimate of the speed settles, and at length the allocator has all the memory
+# that a storm takes, before anything is measured.
+WARM_UP_SHARE = 1 / 2
+MIN_WARM_UP_S = 2.0
 RECOVERED_CALLS = 10
 
 
@@ -95,7 +97,8 @@ async def _storm(fleet: ChaosFleet, seconds: float) -> Overload:
     ) as client:
         numbers = itertools.count()
         # The same storm, unmeasured.
-        await _send(client, numbers, WARM_UP_S, TIMES, Overload(WARM_UP_S))
+        warm_up_s = max(MIN_WARM_UP_S, seconds * WARM_UP_SHARE)
+        await _send(client, numbers, warm_up_s, TIMES, Overload(warm_up_s))
         seen.rss_before_kib = resident_kib(pid)
         await _send(client, numbers, seconds, TIMES, seen)
         seen.rss_after_kib = resident_kib(pid)
