@@ -24,6 +24,7 @@ WIRE_CASES = 80_000
 API_CASES = 25_000
 # So that a failure names a part small enough to repeat.
 PART = 5_000
+LAST_LINES = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if held and options.api:
             started_s = time.monotonic()
-            _call_with_everything(server, options.api, seed)
+            try:
+                _call_with_everything(server, options.api, seed)
+            except BaseException:
+                _autopsy(server, console)
+                raise
             console.print(f"{options.api:,} requests in {time.monotonic() - started_s:.0f} s: all held")
         return 0 if held and server.stop() == 0 else 1
 
@@ -91,6 +96,13 @@ def _call_with_everything(server: ServerProcess, cases: int, seed: int) -> None:
                 check_response(request, response)
 
         call()
+
+
+def _autopsy(server: ServerProcess, console: Console) -> None:
+    """Its log goes with the temporary folder, so what it says of its end is shown now."""
+    state = "still runs" if server.running else f"ended with code {server.process.returncode}"
+    last = "\n".join(server.log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+    console.print(f"the server {state}; its last words:\n{last}", style="red", markup=False)
 
 
 if __name__ == "__main__":
