@@ -43,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ServerProcess(
             Path(folder),
             *("--max-tokens", "512"),
-            environment={"RERANK_LOG_REQUESTS": "false", "GRPC_VERBOSITY": "NONE"},
+            environment={
+                "RERANK_LOG_REQUESTS": "false",
+                "GRPC_VERBOSITY": "NONE",
+                # Native code that crashes leaves at least the Python around it.
+                "PYTHONFAULTHANDLER": "1",
+            },
         ) as server,
     ):
         held = all(
