@@ -40,7 +40,7 @@ from server.models.base import (
     Windowing,
 )
 
-__all__ = ["SIMULATED_MODEL_ID", "SimulatedModel"]
+__all__ = ["FAILURE_WORDS", "SIMULATED_MODEL_ID", "SimulatedModel"]
 
 SIMULATED_MODEL_ID = "simulated"
 DEFAULT_TOKEN_BUDGET = 2048
@@ -56,6 +56,8 @@ _FAILURES = {
     "simulate_broken": _BROKEN,
     "simulate_squeezed": _SQUEEZED,
 }
+FAILURE_WORDS = tuple(_FAILURES)
+"""Words that make the device fail; whoever sends arbitrary text may want to leave them out."""
 SQUEEZED_TOKENS = 100
 _WORD = re.compile(r"\w+|[^\w\s]", re.UNICODE)
 

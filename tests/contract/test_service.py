@@ -18,6 +18,7 @@ from rerank.v1 import rerank_pb2, rerank_pb2_grpc
 from tests.support.calls import LARGE_MESSAGES, failure_of, metadata_of
 from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess
+from tests.support.texts import harmless_texts
 from tests.support.waiting import wait_until
 
 Request = rerank_pb2.RerankRequest
@@ -390,8 +391,8 @@ def test_a_deadline_that_passes_is_told(channel: grpc.Channel) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    query=st.text(max_size=20),
-    documents=st.lists(st.text(max_size=40), max_size=6),
+    query=harmless_texts(max_size=20),
+    documents=st.lists(harmless_texts(max_size=40), max_size=6),
     top_n=st.integers(0, 2**32 - 1),
     truncation=st.integers(0, 9),
     priority=st.integers(0, 9),

@@ -4,6 +4,8 @@ import grpc
 from hypothesis import strategies as st
 from rerank.v1 import rerank_pb2
 
+from tests.support.texts import harmless_texts
+
 __all__ = ["METADATA", "REQUESTS", "check_failure", "check_response"]
 
 # What a request alone can be to blame for. UNKNOWN, INTERNAL and UNAVAILABLE are never its fault.
@@ -16,7 +18,7 @@ REFUSALS = {
 INSIDES = ("Traceback", 'File "', "site-packages", ".py")
 UINT32 = st.integers(0, 2**32 - 1)
 _TEXT = st.one_of(
-    st.text(max_size=40),
+    harmless_texts(max_size=40),
     st.sampled_from(["", " ", "\x00", "\u202e", "e\u0301" * 30, "\U0001f469\u200d\U0001f4bb", "a" * 5000]),
     st.lists(st.sampled_from(["red", "fox", "simulate_nan", "simulate_error", "."]), max_size=30).map(
         " ".join
