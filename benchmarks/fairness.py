@@ -40,7 +40,7 @@ class FairnessPlan:
     large_documents: int = LARGE_DOCUMENTS
     idle_requests: int = DIFFERENT_SMALL_REQUESTS
     busy_s: float = 30.0
-    min_busy_requests: int = 5
+    min_busy_requests: int = 3
     """First come, first served lets few requests through: go on until there are these."""
 
 

@@ -46,7 +46,7 @@ class ThroughputPlan:
     """How much to measure."""
 
     rounds: int = 3
-    reference_s: float = 24.0
+    reference_s: float = 18.0
     """What a round of the reference should take: the load is sized to it."""
     ranking_tasks: int = 400
 

@@ -12,9 +12,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from server.models.embedded import EMBEDDED_MODEL_ID, materialise
 from server.models.embedded import Progress as Report
 
-__all__ = ["materialise_command", "quantize_command"]
+__all__ = ["EXIT_QUALITY", "materialise_command", "quantize_command"]
 
 EXIT_QUALITY = 3
+"""Exit status of `quantize` for a model that was written, but ranks worse than it may."""
 
 
 def materialise_command(arguments: Sequence[str]) -> int:

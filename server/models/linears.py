@@ -12,7 +12,14 @@ from transformers.activations import GELUActivation
 
 from server.models.onednn import PackedLinear, onednn_pays, pack_linears
 
-__all__ = ["Linears", "OneDnnLinears", "TorchLinears", "default_linears", "is_exact_gelu"]
+__all__ = [
+    "Linears",
+    "OneDnnLinears",
+    "TorchLinears",
+    "computes_in_float32_on_cpu",
+    "default_linears",
+    "is_exact_gelu",
+]
 
 
 class Linears(Protocol):
@@ -67,8 +74,12 @@ class OneDnnLinears:
 
 def default_linears(backbone: nn.Module) -> Linears:
     """oneDNN's layers where they are right and pay, else torch's."""
-    on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in backbone.parameters())
-    return OneDnnLinears() if on_cpu and onednn_pays() else TorchLinears()
+    return OneDnnLinears() if computes_in_float32_on_cpu(backbone) and onednn_pays() else TorchLinears()
+
+
+def computes_in_float32_on_cpu(backbone: nn.Module) -> bool:
+    """Whether that is where its weights are, and what they are."""
+    return all(p.device.type == "cpu" and p.dtype == torch.float32 for p in backbone.parameters())
 
 
 def is_exact_gelu(activation: nn.Module) -> bool:

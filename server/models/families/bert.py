@@ -6,14 +6,15 @@ from torch import Tensor, nn
 
 from server.models.families.base import PackedRow, in_a_row, in_float32, pack
 from server.models.families.first_token import FirstTokenLayer
-from server.models.linears import Linears
+from server.models.linears import Linears, computes_in_float32_on_cpu
 
 __all__ = ["Bert", "Electra", "pack_bert_encoder"]
 
 
 def pack_bert_encoder(backbone: Any, linears: Linears | None) -> None:
     """Pack a backbone whose encoder is built as BERT's is; it then returns first tokens only."""
-    backbone.encoder.layer[-1] = FirstTokenLayer(backbone.encoder.layer[-1])
+    absorb = linears is None and computes_in_float32_on_cpu(backbone)
+    backbone.encoder.layer[-1] = FirstTokenLayer(backbone.encoder.layer[-1], absorb=absorb)
     chosen = pack(backbone, linears)
     for layer in backbone.encoder.layer:
         chosen.fuse_gelu(layer.intermediate, "dense", "intermediate_act_fn", (layer.output, "dense"))
