@@ -38,9 +38,9 @@ class FairnessPlan:
     """How long to measure."""
 
     large_documents: int = LARGE_DOCUMENTS
-    idle_requests: int = DIFFERENT_SMALL_REQUESTS
+    idle_requests: int = 40
     busy_s: float = 30.0
-    min_busy_requests: int = 3
+    min_busy_requests: int = 2
     """First come, first served lets few requests through: go on until there are these."""
 
 
