@@ -23,7 +23,7 @@ from benchmarks.results import RESULTS, merge, now, read, write
 from benchmarks.throughput import COMPARED, ThroughputPlan, measure_throughput
 
 PARTS = (*COMPARED, "fairness", "cache")
-QUICK_THROUGHPUT = ThroughputPlan(rounds=2, reference_s=3.0, ranking_tasks=20)
+QUICK_THROUGHPUT = ThroughputPlan(rounds=2, reference_s=3.0, min_pairs=64, ranking_tasks=20)
 QUICK_FAIRNESS = FairnessPlan(large_documents=200, idle_requests=12, busy_s=5.0, min_busy_requests=3)
 
 

@@ -159,10 +159,11 @@ def race(contenders: Sequence[Contender], rules: RaceRules, watcher: Watcher) ->
                 leaves(contender, error)
         watcher.doing("sizing the load")
         requests = rules.plan(ready[0].score) if ready else []
-        # The round before the first is not timed: whoever compiles code for the sizes that occur
-        # is done with it then.
+        # Half a round before the first is not timed: whoever compiles code for the sizes that occur
+        # is mostly done with it then.
         for number in range(rules.rounds + 1):
-            name = f"round {number} of {rules.rounds}" if number else "a round to warm up"
+            name = f"round {number} of {rules.rounds}" if number else "half a round to warm up"
+            load = requests if number else requests[: -(-len(requests) // 2)]
             if number:
                 rules.each_round()
             # Whoever runs first finds the machine coolest: the start moves on each round.
@@ -170,7 +171,7 @@ def race(contenders: Sequence[Contender], rules: RaceRules, watcher: Watcher) ->
             for contender in ready[turn:] + ready[:turn]:
                 watcher.doing(f"{name}: {contender.name}")
                 try:
-                    outcome = contender.score(requests)
+                    outcome = contender.score(load)
                 except Exception as error:
                     leaves(contender, error)
                     continue
