@@ -47,7 +47,7 @@ class ThroughputPlan:
     rounds: int = 3
     reference_s: float = 16.0
     """What a round of the reference should take: the load is sized to it."""
-    min_pairs: int = 192
+    min_pairs: int = 160
     """At least so many, however slow the machine is: with fewer requests than clients all of them
     wait at once, and whoever sorts what waits looks better than under any steady load."""
     ranking_tasks: int = 300
