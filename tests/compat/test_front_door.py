@@ -12,6 +12,7 @@ import pytest
 from deploy.local.certificate import CertificateFiles
 from tests.compat.front_door import FrontDoor, front_door
 from tests.support.calls import served_by
+from tests.support.waiting import wait_until
 
 PLAIN = {"query": "red fox", "documents": ["a cat", "the red fox"]}
 
@@ -51,7 +52,10 @@ def test_ids_pass_through_and_reach_the_access_log(door: FrontDoor, http: httpx.
     """One id in all logs."""
     answer = http.post("/rerank", json=PLAIN, headers={"x-request-id": "through-1"})
     assert answer.headers["x-request-id"] == "through-1"
-    assert "through-1" in [entry["request_id"] for entry in door.calls("/rerank")]
+    # Nginx writes its line once the answer is out, so the client may have it first.
+    wait_until(
+        lambda: "through-1" in [entry["request_id"] for entry in door.calls("/rerank")], "the access log"
+    )
 
 
 def test_the_balancers_own_errors_have_the_servers_shape(http: httpx.Client) -> None:
