@@ -10,7 +10,8 @@ RerankError
 ├── DeadlineExceeded        the caller's time ran out
 ├── Unavailable             another server can answer
 │   ├── Draining            this one is about to stop
-│   └── NotReady            this one is still starting, or its device died
+│   ├── NotReady            this one is still starting, or its device died
+│   └── DeviceDied          its device died of a batch that held this very request
 └── ScoringFailed           the model failed; a bug or bad weights
 
 ConfigurationError          start-up only: one clear line, non-zero exit
@@ -21,6 +22,7 @@ Each transport maps these to its own status codes in exactly one place.
 __all__ = [
     "ConfigurationError",
     "DeadlineExceeded",
+    "DeviceDied",
     "Draining",
     "InvalidRequest",
     "ModelNotServed",
@@ -126,6 +128,16 @@ class NotReady(Unavailable):
     """The server has no working model yet, or its device died."""
 
     reason = "NOT_READY"
+
+
+class DeviceDied(Unavailable):
+    """The device died while it scored this request, which may be what killed it.
+
+    A caller may ask one more server, and must then stop: the same request could take
+    the whole fleet down, one server after the other.
+    """
+
+    reason = "DEVICE_LOST"
 
 
 class ScoringFailed(RerankError):

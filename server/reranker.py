@@ -4,9 +4,10 @@ Validates what the caller sent, asks the engine for logits, and turns them into 
 order and scores. Knows no protocol: every transport calls `Reranker.rerank`.
 """
 
+import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -32,6 +33,9 @@ __all__ = [
     "sigmoid",
 ]
 
+# Of one request with many: enough to fill batches, few enough that others get in between.
+QUERIES_AT_ONCE = 64
+
 
 class Truncation(Enum):
     """What happens to a pair that is too long for the model."""
@@ -54,6 +58,10 @@ class Limits:
     max_windows_per_document: int
 
 
+def _nobody(tokens: int) -> None:
+    """Charges nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class RerankQuery:
     """What a caller asks, whatever the protocol it came by."""
@@ -70,6 +78,8 @@ class RerankQuery:
     instruction: str = ""
     deadline_s: float = math.inf
     """On the monotonic clock."""
+    charge: Callable[[int], None] = _nobody
+    """Hears of tokens that were computed for this query, whatever becomes of the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +139,56 @@ class Reranker:
         self._draining = True
 
     async def rerank(self, query: RerankQuery) -> Ranking:
-        """Rank the documents of a query.
+        """Rank the documents of a query; raises like `rerank_all`."""
+        [ranking] = await self.rerank_all([query])
+        return ranking
+
+    async def rerank_all(self, queries: Sequence[RerankQuery]) -> list[Ranking]:
+        """Rank the documents of all queries of one request, whose limits hold for their sum.
+
+        Documents that can't be scored are reported in their ranking's `failures`.
 
         Raises:
             InvalidRequest, TooLarge, ModelNotServed: the request must change.
             Overloaded, Draining, NotReady: not now, or not here.
             DeadlineExceeded: too late.
-            ScoringFailed: the model failed on every document.
+            ScoringFailed: the model failed on every document of every query.
         """
-        started_s = time.monotonic()
         if self._draining:
             raise Draining("this server is shutting down; call another one")
-        self._validate(query)
+        self._validate_sum(queries)
+        for query in queries:
+            self._validate(query)
+        if len(queries) == 1:
+            rankings = [await self._rank(queries[0])]
+        else:
+            rankings = await self._rank_some_at_once(queries)
+        failures = [failure for ranking in rankings for _, failure in ranking.failures]
+        if failures and len(failures) == sum(len(query.documents) for query in queries):
+            raise ScoringFailed(
+                f"none of the {len(failures)} documents could be scored: {failures[0].reason}"
+            )
+        return rankings
+
+    async def _rank_some_at_once(self, queries: Sequence[RerankQuery]) -> list[Ranking]:
+        rankings: list[Ranking | None] = [None] * len(queries)
+        left: Iterator[tuple[int, RerankQuery]] = iter(enumerate(queries))
+
+        async def work() -> None:
+            for position, query in left:
+                rankings[position] = await self._rank(query)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(QUERIES_AT_ONCE, len(queries))):
+                    group.create_task(work())
+        except BaseExceptionGroup as errors:
+            # One answer can tell one error, and the first is as good as any.
+            raise errors.exceptions[0] from None
+        return [ranking for ranking in rankings if ranking is not None]
+
+    async def _rank(self, query: RerankQuery) -> Ranking:
+        started_s = time.monotonic()
         scored = await self._engine.score(
             ScoreRequest(
                 query=query.query,
@@ -152,11 +200,7 @@ class Reranker:
                 deadline_s=query.deadline_s,
             )
         )
-        results, failures = _rank(scored.outcomes, top_n=query.top_n, raw_scores=query.raw_scores)
-        if failures and len(failures) == len(query.documents):
-            raise ScoringFailed(
-                f"none of the {len(failures)} documents could be scored: {failures[0][1].reason}"
-            )
+        results, failures = _ranked(scored.outcomes, top_n=query.top_n, raw_scores=query.raw_scores)
         return Ranking(
             results=results,
             failures=failures,
@@ -166,6 +210,17 @@ class Reranker:
             ),
         )
 
+    def _validate_sum(self, queries: Sequence[RerankQuery]) -> None:
+        documents = sum(len(query.documents) for query in queries)
+        if documents > self.limits.max_documents:
+            raise TooLarge(
+                "documents",
+                "the request",
+                actual=documents,
+                limit=self.limits.max_documents,
+                unit="documents",
+            )
+
     def _validate(self, query: RerankQuery) -> None:
         if not query.query.strip():
             raise InvalidRequest("query", "must not be blank")
@@ -173,14 +228,6 @@ class Reranker:
         if query_bytes > self.limits.max_query_bytes:
             raise TooLarge(
                 "query", "the query", actual=query_bytes, limit=self.limits.max_query_bytes, unit="bytes"
-            )
-        if len(query.documents) > self.limits.max_documents:
-            raise TooLarge(
-                "documents",
-                "the request",
-                actual=len(query.documents),
-                limit=self.limits.max_documents,
-                unit="documents",
             )
         if query.model and query.model != self.info.model_id:
             raise ModelNotServed(query.model, self.info.model_id)
@@ -204,7 +251,7 @@ def sigmoid(logit: float) -> float:
     return grown / (1.0 + grown)
 
 
-def _rank(
+def _ranked(
     outcomes: Sequence[PairScore | Failure], *, top_n: int, raw_scores: bool
 ) -> tuple[list[RankedDocument], list[tuple[int, Failure]]]:
     scores = [(index, score) for index, score in enumerate(outcomes) if isinstance(score, PairScore)]
