@@ -68,5 +68,5 @@ def _sample(model: Model, token_budget: int) -> list[EncodedPair]:
     query = model.encode_query(SAMPLE_WORD)
     document = model.encode_documents(query, [SAMPLE_WORD * PAIR_TOKENS], Windowing())[0].pairs[0]
     tokens = max(1, min(document.tokens, PAIR_TOKENS, token_budget))
-    pair = EncodedPair(np.ascontiguousarray(document.token_ids[:tokens]), document.document_start)
+    pair = EncodedPair.of(np.ascontiguousarray(document.token_ids[:tokens]), document.document_start)
     return [pair] * max(1, token_budget // tokens)

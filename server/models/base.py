@@ -86,17 +86,41 @@ class Windowing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedPair:
-    """One (query, document window) pair, ready for the model."""
+    """One (query, document window) pair, ready for the model.
 
-    token_ids: TokenIds
-    """Shape [tokens]: head, document, tail."""
-    document_start: int
-    """Where the document begins in `token_ids`; BERT's second segment starts here."""
+    In parts, because thousands of pairs share a query, which may be longer than their documents.
+    """
+
+    query: EncodedQuery
+    """The same object in all pairs of a query."""
+    document_ids: TokenIds
+    """Shape [tokens of the document's window]; perhaps a view into those of the whole document."""
 
     @property
     def tokens(self) -> int:
         """Number of tokens in the pair."""
-        return len(self.token_ids)
+        return len(self.query.head) + len(self.document_ids) + len(self.query.tail)
+
+    @property
+    def document_start(self) -> int:
+        """Where the document begins in `token_ids`; BERT's second segment starts here."""
+        return len(self.query.head)
+
+    @property
+    def parts(self) -> tuple[TokenIds, TokenIds, TokenIds]:
+        """What stands one after the other: head, document, tail."""
+        return self.query.head, self.document_ids, self.query.tail
+
+    @property
+    def token_ids(self) -> TokenIds:
+        """The parts in one array of shape [tokens], made anew each time."""
+        return np.concatenate(self.parts)
+
+    @staticmethod
+    def of(token_ids: TokenIds, document_start: int) -> "EncodedPair":
+        """A pair out of its ids, shape [tokens], for a query that nobody shares."""
+        query = EncodedQuery(head=token_ids[:document_start], tail=token_ids[:0])
+        return EncodedPair(query, token_ids[document_start:])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

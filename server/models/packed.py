@@ -71,7 +71,7 @@ def _filled(pairs: Sequence[EncodedPair]) -> Sequence[EncodedPair]:
     if not missing:
         return pairs
     ids = np.resize(pairs[0].token_ids, missing)
-    return [*pairs, EncodedPair(ids, min(pairs[0].document_start, missing))]
+    return [*pairs, EncodedPair.of(ids, min(pairs[0].document_start, missing))]
 
 
 class _Staging:
@@ -109,7 +109,7 @@ def assemble(
     tokens = int(bounds[-1])
     array = np.empty(3 * tokens + 2 * len(pairs) + 1, dtype=np.int32)
     ids, positions, types = array[: 3 * tokens].reshape(3, tokens)
-    np.concatenate([pair.token_ids for pair in pairs], out=ids)
+    np.concatenate([part for pair in pairs for part in pair.parts], out=ids)
     positions[:] = np.arange(tokens, dtype=np.int32)
     positions -= np.repeat(bounds[:-1], lengths)
     if segments:
@@ -129,8 +129,9 @@ def _last(
     if padding_id is None:
         return last
     for index, pair in enumerate(pairs):
-        if pair.token_ids[-1] == padding_id:
-            real = np.flatnonzero(pair.token_ids != padding_id)
+        ids = pair.token_ids
+        if ids[-1] == padding_id:
+            real = np.flatnonzero(ids != padding_id)
             # As transformers has it: the last of the real tokens, or the first if there is none.
             last[index] = bounds[index] + (real[-1] if len(real) else 0)
     return last

@@ -17,10 +17,12 @@ device do what the word says, and batches above `memory_tokens` run out of memor
 """
 
 import hashlib
+import itertools
 import math
 import re
 import time
 import zlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,25 +127,25 @@ class SimulatedModel:
     def _encode_document(
         self, query: EncodedQuery, document: str, window: int, windowing: Windowing
     ) -> EncodedDocument:
-        words = [(_word_id(match.group()), *match.span()) for match in _WORD.finditer(document)]
         stride = max(1, int(window * (1 - windowing.overlap)))
+        # One more than can be read tells whether something was cut.
+        readable = window + (windowing.max_windows - 1) * stride
+        ids, starts, ends = _words(document, readable + 1)
         pairs, spans, end = [], [], 0
-        for start in range(0, max(1, len(words)), stride):
-            piece = words[start : start + window]
-            end = start + len(piece)
-            ids = np.concatenate([query.head, _ids([word[0] for word in piece]), query.tail])
-            pairs.append(EncodedPair(ids, document_start=len(query.head)))
-            spans.append((piece[0][1], piece[-1][2]) if piece else (0, 0))
-            if end >= len(words) or len(pairs) == windowing.max_windows:
+        for start in range(0, max(1, len(ids)), stride):
+            end = min(start + window, len(ids))
+            pairs.append(EncodedPair(query, ids[start:end]))
+            spans.append((int(starts[start]), int(ends[end - 1])) if start < end else (0, 0))
+            if end >= len(ids) or len(pairs) == windowing.max_windows:
                 break
         return EncodedDocument(
-            tuple(pairs), truncated=end < len(words), spans=tuple(spans) if windowing.max_windows > 1 else ()
+            tuple(pairs), truncated=end < len(ids), spans=tuple(spans) if windowing.max_windows > 1 else ()
         )
 
     def submit(self, pairs: Sequence[EncodedPair]) -> _Done:
         """Score at once, and be done after the time that a device of this speed would take."""
         tokens = sum(pair.tokens for pair in pairs)
-        present = {failure for pair in pairs for failure in _FAILURES.values() if failure in pair.token_ids}
+        present = {int(word) for pair in pairs for part in pair.parts for word in part[part >= _NAN]}
         if _SQUEEZED in present:
             self._memory_tokens = min(self._memory_tokens, SQUEEZED_TOKENS)
         self._broken |= _BROKEN in present
@@ -172,11 +174,21 @@ def _ids(values: list[int]) -> TokenIds:
     return np.array(values, dtype=np.int32)
 
 
+def _words(document: str, most: int) -> tuple[TokenIds, TokenIds, TokenIds]:
+    """The first words' ids and where each begins and ends, in arrays: there may be millions."""
+    ids, starts, ends = array("i"), array("i"), array("i")
+    for match in itertools.islice(_WORD.finditer(document), most):
+        ids.append(_word_id(match.group()))
+        starts.append(match.start())
+        ends.append(match.end())
+    return np.array(ids, np.int32), np.array(starts, np.int32), np.array(ends, np.int32)
+
+
 def _logit(pair: EncodedPair) -> float:
-    if _NAN in pair.token_ids:
+    if any(_NAN in part for part in pair.parts):
         return math.nan
-    query = set(pair.token_ids[1 : pair.document_start - 1].tolist())
-    document = set(pair.token_ids[pair.document_start : -1].tolist())
+    query = set(pair.query.head[1:-1].tolist())
+    document = set(pair.document_ids.tolist())
     share = len(query & document) / max(1, len(query))
     # A little of the document itself breaks ties between documents with equal overlap.
     nuance = zlib.crc32(pair.token_ids.tobytes()) / 2**32

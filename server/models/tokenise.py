@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from server.errors import InvalidRequest, TooLarge
-from server.models.base import EncodedDocument, EncodedPair, EncodedQuery, TokenIds, Windowing
+from server.models.base import EncodedDocument, EncodedPair, EncodedQuery, Windowing
 from server.models.precut import first_cut, safe_cuts
 from server.models.templates import Template
 
@@ -110,22 +110,27 @@ class PairTokenizer:
         ids = np.array(encoding.ids, dtype=np.int32)
         truncated = len(ids) > room
         if truncated:
+            # A copy: a view would keep all that was cut off.
             trail = self.template.trail_ids
-            ids = np.concatenate((ids[: room - len(trail)], trail)) if len(trail) else ids[:room]
-        return EncodedDocument(pairs=(_pair(query, ids),), truncated=truncated)
+            ids = np.concatenate((ids[: room - len(trail)], trail))
+        return EncodedDocument(pairs=(EncodedPair(query, ids),), truncated=truncated)
 
     def _windows(
         self, query: EncodedQuery, document: str, encoding: Encoding, room: int, stride: int, most: int
     ) -> EncodedDocument:
         ids = np.array(encoding.ids, dtype=np.int32)
         if len(ids) <= room:
-            return EncodedDocument(pairs=(_pair(query, ids),), truncated=False, spans=((0, len(document)),))
+            pair = EncodedPair(query, ids)
+            return EncodedDocument(pairs=(pair,), truncated=False, spans=((0, len(document)),))
         trail = self.template.trail_ids
         windows, truncated = _slide(len(ids), room - len(trail), stride, most)
         spans = tuple(self._span(document, encoding, window, len(ids)) for window in windows)
-        pairs = tuple(
-            _pair(query, np.concatenate((ids[window.start : window.end], trail))) for window in windows
-        )
+        # The windows are views into one copy, without what none of them reads.
+        ids = ids[: windows[-1].end].copy()
+        pieces = [ids[window.start : window.end] for window in windows]
+        if len(trail):
+            pieces = [np.concatenate((piece, trail)) for piece in pieces]
+        pairs = tuple(EncodedPair(query, piece) for piece in pieces)
         return EncodedDocument(pairs=pairs, truncated=truncated, spans=spans)
 
     def _span(self, document: str, encoding: Encoding, window: _Window, tokens: int) -> tuple[int, int]:
@@ -188,12 +193,6 @@ def _slide(tokens: int, room: int, stride: int, most: int) -> tuple[list[_Window
             return windows, False
         windows.append(_Window(start, start + room))
     return windows, True
-
-
-def _pair(query: EncodedQuery, document: TokenIds) -> EncodedPair:
-    return EncodedPair(
-        token_ids=np.concatenate((query.head, document, query.tail)), document_start=len(query.head)
-    )
 
 
 def _not_unicode(texts: Sequence[str]) -> InvalidRequest:

@@ -14,7 +14,7 @@ from tests.models.checkpoints import PADDED
 from tests.models.texts import docstrings
 
 pair = st.builds(
-    lambda ids, share: EncodedPair(np.array(ids, dtype=np.int32), int(share * len(ids))),
+    lambda ids, share: EncodedPair.of(np.array(ids, dtype=np.int32), int(share * len(ids))),
     st.lists(st.integers(0, 9), min_size=1, max_size=20),
     st.floats(0, 1),
 )

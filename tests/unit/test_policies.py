@@ -90,7 +90,7 @@ def test_the_estimate_follows_the_texts() -> None:
     estimate = TokenEstimate(512)
     query = EncodedQuery(np.zeros(2, np.int32), np.zeros(1, np.int32))
     before = estimate.of("q", ["x" * 100], Windowing())
-    documents = [EncodedDocument((EncodedPair(np.zeros(103, np.int32), 2),), truncated=False)] * 1000
+    documents = [EncodedDocument((EncodedPair.of(np.zeros(103, np.int32), 2),), truncated=False)] * 1000
     estimate.learn(query, ["x" * 100] * 1000, documents)
     assert estimate.characters_per_token == pytest.approx(1.0)
     assert estimate.of("q", ["x" * 100], Windowing()) > 3 * before
