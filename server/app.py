@@ -71,6 +71,7 @@ def run(settings: Settings) -> int:
         token_budget=warm.token_budget,
         initial_tokens_per_second=warm.tokens_per_second,
         max_queued_tokens=settings.max_queued_tokens,
+        queue_share=settings.queue_share,
         cache_bytes=settings.pair_cache_mib * 1024 * 1024,
         first_come_first_served=settings.scheduling == "fifo",
     )

@@ -116,6 +116,13 @@ class Settings(BaseSettings):
     max_queued_tokens: int = _option(
         "engine", 4_000_000, "tokens that may wait before requests are refused", ge=1
     )
+    queue_share: float = _option(
+        "engine",
+        0.25,
+        "share of the queue that one request may hold; a larger one is queued in parts, as room appears",
+        gt=0,
+        le=1,
+    )
     pair_cache_mib: int = _option(
         "engine", 128, "memory for scores of pairs that were seen before; 0 switches the cache off", ge=0
     )

@@ -198,6 +198,7 @@ class Reranker:
                 refuse_truncated=query.truncation is Truncation.ERROR,
                 priority=query.priority,
                 deadline_s=query.deadline_s,
+                charge=query.charge,
             )
         )
         results, failures = _ranked(scored.outcomes, top_n=query.top_n, raw_scores=query.raw_scores)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from server.engine.admission import Admission, Throughput
+from server.engine.admission import DEFAULT_QUEUE_SHARE, Admission, Throughput
 from server.engine.budget import TokenBudget
 from server.engine.estimate import TokenEstimate
 from server.engine.observer import EngineObserver, SilentObserver
@@ -23,7 +23,7 @@ from server.engine.scheduler import Scheduler
 from server.engine.tokenising import Tokenising
 from server.engine.work_queue import WorkQueue
 from server.engine.worker import DeviceWorker, FinishedBatch
-from server.errors import DeadlineExceeded, InvalidRequest, NotReady, Overloaded
+from server.errors import DeadlineExceeded, DeviceDied, InvalidRequest, NotReady, Overloaded
 from server.models.base import EncodedDocument, Model
 
 __all__ = ["Engine", "EngineOptions"]
@@ -36,6 +36,8 @@ class EngineOptions:
     token_budget: int
     initial_tokens_per_second: float
     max_queued_tokens: int = 4_000_000
+    queue_share: float = DEFAULT_QUEUE_SHARE
+    """How much of the queue one request may hold."""
     cache_bytes: int = 128 * 1024 * 1024
     first_come_first_served: bool = False
 
@@ -57,10 +59,14 @@ class Engine:
         self._cache = PairCache(options.cache_bytes)
         self._estimate = TokenEstimate(model.info.max_tokens)
         self._throughput = Throughput(options.initial_tokens_per_second)
-        self._admission = Admission(options.max_queued_tokens, self._throughput)
+        self._admission = Admission(options.max_queued_tokens, self._throughput, options.queue_share)
         self._tokenising = Tokenising(model)
         self._queue = WorkQueue(
-            Scheduler(options.token_budget, first_come_first_served=options.first_come_first_served)
+            Scheduler(
+                options.token_budget,
+                first_come_first_served=options.first_come_first_served,
+                most_held_tokens=self._admission.most_held_tokens,
+            )
         )
         self._worker = DeviceWorker(
             model,
@@ -118,11 +124,12 @@ class Engine:
             DeadlineExceeded: `deadline_s` passed.
             InvalidRequest: a document is too long and `refuse_truncated` is set.
             TooLarge: the query leaves no room for a document.
-            NotReady: the device is lost, or the engine was stopped.
+            DeviceDied: the device was lost with some of the request on it.
+            NotReady: it was lost otherwise, or the engine was stopped.
         """
         if self._lost_reason:
             raise NotReady(f"the device is lost: {self._lost_reason}; the server is about to restart")
-        waiting = self._look_up(request)
+        waiting = await self._look_up(request)
         if waiting.unsettled > 0:
             self._admit(waiting)
             try:
@@ -131,11 +138,11 @@ class Engine:
                 self._leave(waiting)
         return waiting.result()
 
-    def _look_up(self, request: ScoreRequest) -> WaitingRequest:
+    async def _look_up(self, request: ScoreRequest) -> WaitingRequest:
         """Find duplicates, and fill in what the cache knows."""
         keys = PairKeys(self._model.info.fingerprint, request.query, request.instruction, request.windowing)
         positions: dict[bytes, list[int]] = {}
-        for position, key in enumerate(keys.of(request.documents)):
+        for position, key in enumerate(await self._tokenising.keys(keys, request.documents)):
             positions.setdefault(key, []).append(position)
         waiting = WaitingRequest(
             next(self._numbers), request, positions, done=asyncio.get_running_loop().create_future()
@@ -154,6 +161,7 @@ class Engine:
         queued_tokens, tokens_ahead = self._queue.load(request.priority, tokens)
         try:
             self._admission.check(
+                priority=request.priority,
                 tokens=tokens,
                 queued_tokens=queued_tokens,
                 tokens_ahead=tokens_ahead,
@@ -181,20 +189,22 @@ class Engine:
             ) from None
 
     async def _tokenise(self, waiting: WaitingRequest) -> None:
-        """Tokenise piece by piece, and queue each piece as soon as it is ready."""
+        """Tokenise piece by piece, and queue each as soon as it is ready and the request may hold more."""
         request = waiting.request
         started_s = time.monotonic()
         missing = waiting.missing()
         texts = [request.documents[position] for position, _ in missing]
         query = await self._tokenising.query(request.query, request.instruction)
         async for piece, encoded in self._tokenising.documents(query, texts, request.windowing):
+            waiting.tokenise_s += time.monotonic() - started_s
             self._estimate.learn(query, [texts[i] for i in piece], encoded)
             for i, document in zip(piece, encoded, strict=True):
                 if document.truncated and request.refuse_truncated:
                     raise _too_long(missing[i][0])
             self._queue_documents(waiting, [missing[i][1] for i in piece], encoded)
+            await waiting.room(self._admission.most_held_tokens)
+            started_s = time.monotonic()
         self._queue.expect_no_more(waiting.number)
-        waiting.tokenise_s = time.monotonic() - started_s
         self._observer.pairs_found(
             cached=len(waiting.positions) - len(missing),
             joined=len(missing) - waiting.computed_documents,
@@ -209,10 +219,9 @@ class Engine:
         for key, document in zip(keys, encoded, strict=True):
             flight = self._flights.get(key)
             if flight is None:
-                flight = self._flights[key] = DocumentFlight(key, document)
+                flight = self._flights[key] = DocumentFlight(key, document, waiting.request.charge)
                 waiting.computes(flight)
-            flight.waiting_requests.add(waiting.number)
-            waiting.flights[key] = flight
+            waiting.hold(flight)
             # Of a flight that others wait for, too: whoever is served first brings it in for all.
             pairs += [pair for pair in flight.pairs if not pair.started]
         waiting.queued_s = time.monotonic()
@@ -237,6 +246,7 @@ class Engine:
         )
         wasted_tokens = 0
         for pair, outcome in zip(finished.pairs, finished.outcomes, strict=True):
+            pair.flight.charge(pair.tokens)
             if not pair.flight.waiting_requests:
                 wasted_tokens += pair.tokens
             for number in pair.flight.waiting_requests:
@@ -255,7 +265,7 @@ class Engine:
         else:
             self._cache.put(flight.key, score)
         for number in flight.waiting_requests:
-            del self._waiting[number].flights[flight.key]
+            self._waiting[number].release(flight)
             self._waiting[number].settle(flight.key, score)
         flight.waiting_requests.clear()
 
@@ -286,9 +296,22 @@ class Engine:
             return
 
     def _lose(self, reason: str) -> None:
-        self._lost_reason = reason
-        self._fail_all(NotReady(f"the device is lost: {reason}"))
+        self.abandon(reason)
         self._on_lost(reason)
+
+    def abandon(self, reason: str) -> None:
+        """Fail everything that waits: the device is lost, or hangs. Nothing is scored from now on."""
+        self._lost_reason = reason
+        # Any of what was on the device may be what killed it, and would kill the next one.
+        for pair in self._worker.pairs_on_device:
+            for number in pair.flight.waiting_requests:
+                self._waiting[number].fail(
+                    DeviceDied(
+                        f"the device died while it scored this request ({reason}); if the request is the "
+                        "cause, it would do the same elsewhere: try again once, then leave it"
+                    )
+                )
+        self._fail_all(NotReady(f"the device is lost: {reason}"))
 
     def _fail_all(self, error: NotReady) -> None:
         for waiting in self._waiting.values():

@@ -10,6 +10,8 @@ INITIAL_CHARACTERS_PER_TOKEN = 4.0
 # Enough documents to average over, few enough to follow a change of language.
 MEMORY_DOCUMENTS = 500
 SPECIAL_TOKENS = 4
+# No language needs more; a megabyte of blanks would teach that texts have hardly any tokens.
+MOST_CHARACTERS_PER_TOKEN = 16
 
 
 class TokenEstimate:
@@ -50,7 +52,7 @@ class TokenEstimate:
             for text, document in zip(texts, encoded, strict=True)
             if len(document.pairs) == 1 and not document.truncated
         ]
-        characters = sum(length for length, _ in whole)
+        characters = sum(min(length, MOST_CHARACTERS_PER_TOKEN * count) for length, count in whole)
         tokens = sum(count for _, count in whole)
         if characters < 1 or tokens < 1:
             return

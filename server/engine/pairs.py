@@ -1,5 +1,6 @@
 """The units of the engine's work: a document in flight, and the pairs it is made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -27,12 +28,9 @@ class QueuedPair:
     encoded: EncodedPair
     flight: "DocumentFlight"
     window: int
+    tokens: int
+    """What the pair costs."""
     started: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """What the pair costs."""
-        return self.encoded.tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -41,17 +39,19 @@ class DocumentFlight:
 
     key: bytes
     encoded: EncodedDocument
+    charge: Callable[[int], None]
+    """Tells who asked first what was computed, whether or not they still wait."""
     waiting_requests: set[int] = field(default_factory=set)
     pairs: list[QueuedPair] = field(init=False)
+    tokens: int = field(init=False)
+    """Tokens over all windows."""
     _outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.pairs = [QueuedPair(pair, self, window) for window, pair in enumerate(self.encoded.pairs)]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens over all windows."""
-        return sum(pair.tokens for pair in self.encoded.pairs)
+        self.pairs = [
+            QueuedPair(pair, self, window, pair.tokens) for window, pair in enumerate(self.encoded.pairs)
+        ]
+        self.tokens = sum(pair.tokens for pair in self.pairs)
 
     def settle(self, window: int, outcome: Outcome) -> PairScore | Failure | None:
         """Take one window's outcome; returns the document's once all windows are in.

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from server.engine.pair_cache import PairScore
@@ -25,6 +25,8 @@ class ScoreRequest:
     priority: Priority = Priority.INTERACTIVE
     deadline_s: float = math.inf
     """On the monotonic clock."""
+    charge: Callable[[int], None] = lambda tokens: None
+    """Hears of tokens that were computed for this request, even after it was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class WaitingRequest:
     outcomes: list[PairScore | Failure | None] = field(init=False)
     flights: dict[bytes, DocumentFlight] = field(default_factory=dict)
     """Documents in flight that this request waits for."""
+    held_tokens: int = 0
+    """Tokens of those documents."""
     unsettled: int = field(init=False)
     """Distinct documents without an outcome."""
     computed_documents: int = 0
@@ -62,6 +66,7 @@ class WaitingRequest:
     queued_s: float = 0.0
     first_started_s: float = math.inf
     last_finished_s: float = 0.0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.outcomes = [None] * len(self.request.documents)
@@ -79,6 +84,25 @@ class WaitingRequest:
         """Nothing more will come."""
         if not self.done.done():
             self.done.set_exception(error)
+        self._changed.set()
+
+    def hold(self, flight: DocumentFlight) -> None:
+        """Wait for a document, and count its tokens as held."""
+        flight.waiting_requests.add(self.number)
+        self.flights[flight.key] = flight
+        self.held_tokens += flight.tokens
+
+    def release(self, flight: DocumentFlight) -> None:
+        """The document has landed."""
+        del self.flights[flight.key]
+        self.held_tokens -= flight.tokens
+        self._changed.set()
+
+    async def room(self, most_tokens: int) -> None:
+        """Return once fewer tokens than these are held, or the request is over."""
+        while self.held_tokens >= most_tokens and not self.done.done():
+            self._changed.clear()
+            await self._changed.wait()
 
     def ran(self, started_s: float, finished_s: float) -> None:
         """Some of its pairs were in a batch that ran from `started_s` to `finished_s`."""

@@ -16,19 +16,28 @@ That order alone could starve old or BATCH requests under a steady flow of new
 ones, so a share of all tokens (`aged_share`) goes to the request that arrived
 first, whatever its class. Every request becomes the oldest one day, and is then
 done after at most its own tokens / (aged_share x budget) batches.
+
+Whatever is open, a request is added, removed and estimated in a logarithmic number of
+steps: sums are kept rather than added up, and orders are kept rather than sorted.
 """
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+from sortedcontainers import SortedList
+
+from server.engine.backlog import Backlog, Load, level_of
 
 __all__ = ["Batch", "Priority", "Schedulable", "Scheduler"]
 
 DEFAULT_AGED_SHARE = 1 / 8
+UNBOUNDED_TOKENS = 2**62
+# How many requests whose next pair doesn't fit are passed over for smaller ones behind them.
+MOST_PASSED_OVER = 64
 
 
 class Priority(IntEnum):
@@ -54,6 +63,8 @@ class Schedulable(Protocol):
 
 
 P = TypeVar("P", bound=Schedulable)
+Order: TypeAlias = tuple[int, int, float, int]
+"""Priority, level, deadline, number: the least goes first."""
 
 
 @dataclass(slots=True)
@@ -78,6 +89,13 @@ class _Request(Generic[P]):
     waiting: deque[P] = field(default_factory=deque)
     waiting_tokens: int = 0
     served_tokens: int = 0
+    load: Load = field(init=False)
+    """What the backlog has of it."""
+    order: Order | None = None
+    """Its place among those with waiting pairs; None when it has none."""
+
+    def __post_init__(self) -> None:
+        self.load = self.present_load()
 
     def next_pair(self) -> P | None:
         """The next pair that no other request has started; None when none is left."""
@@ -98,13 +116,21 @@ class _Request(Generic[P]):
         self.waiting_tokens -= pair.tokens
         return pair
 
-    @property
-    def remaining_tokens(self) -> int:
-        return max(self.waiting_tokens, self.expected_tokens - self.served_tokens)
+    def present_load(self) -> Load:
+        remaining = max(self.waiting_tokens, self.expected_tokens - self.served_tokens)
+        return Load(self.priority, remaining, self.served_tokens)
 
 
 class Scheduler(Generic[P]):
-    """The waiting pairs of all requests, and the choice of the next batch."""
+    """The waiting pairs of all requests, and the choice of the next batch.
+
+    Args:
+        token_budget: most tokens of a batch; a single longer pair still runs, alone.
+        first_come_first_served: keep to the order of arrival instead.
+        aged_share: share of all tokens that goes to the oldest request.
+        most_held_tokens: of one request at most so many count as `queued_tokens`; whoever fills
+            the queue adds no more of it at once.
+    """
 
     def __init__(
         self,
@@ -112,30 +138,51 @@ class Scheduler(Generic[P]):
         *,
         first_come_first_served: bool = False,
         aged_share: float = DEFAULT_AGED_SHARE,
+        most_held_tokens: int = UNBOUNDED_TOKENS,
     ) -> None:
-        self.token_budget = token_budget
-        """Most tokens of a batch; a single longer pair still runs, alone."""
+        self._token_budget = token_budget
         self._first_come_first_served = first_come_first_served
         self._aged_share = aged_share
         self._aged_credit_tokens = 0.0
-        # Ordered by arrival: the numbers rise, and dictionaries keep insertion order.
+        self._most_held_tokens = most_held_tokens
         self._requests: dict[int, _Request[P]] = {}
+        self._backlog = Backlog(token_budget, most_held_tokens, len(Priority))
+        # Of all requests with waiting pairs, perhaps already started for another request.
+        self._by_order: SortedList = SortedList()
+        self._by_number: SortedList = SortedList()
+        # (deadline, number) of all that have a deadline.
+        self._deadlines: SortedList = SortedList()
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens of a batch."""
+        return self._token_budget
+
+    @token_budget.setter
+    def token_budget(self, tokens: int) -> None:
+        if tokens == self._token_budget:
+            return
+        self._token_budget = tokens
+        # Rare, unlike everything else here: only when memory has run out, and while that heals.
+        self._backlog = Backlog(tokens, self._most_held_tokens, len(Priority))
+        for request in self._requests.values():
+            self._backlog.add(request.load)
+            self._enter_order(request)
 
     @property
     def queued_tokens(self) -> int:
-        """Tokens of all pairs that wait, and of all that are expected to."""
-        return sum(request.remaining_tokens for request in self._requests.values())
-
-    @property
-    def queued_pairs(self) -> int:
-        """Pairs that wait."""
-        return sum(len(request.waiting) for request in self._requests.values())
+        """Tokens of all pairs that wait or are expected, of each request no more than it may hold."""
+        return self._backlog.held_tokens
 
     def open(
         self, number: int, *, priority: Priority, deadline_s: float = math.inf, expected_tokens: int = 0
     ) -> None:
         """Register a request. Its number must be higher than those of all before it."""
-        self._requests[number] = _Request(number, priority, deadline_s, expected_tokens)
+        request: _Request[P] = _Request(number, priority, deadline_s, expected_tokens)
+        self._requests[number] = request
+        self._backlog.add(request.load)
+        if deadline_s < math.inf:
+            self._deadlines.add((deadline_s, number))
 
     def add(self, number: int, pairs: Iterable[P]) -> None:
         """Queue pairs of a request; a request that is gone (expired) takes none."""
@@ -145,36 +192,44 @@ class Scheduler(Generic[P]):
         for pair in pairs:
             request.waiting.append(pair)
             request.waiting_tokens += pair.tokens
+        self._enter_order(request)
+        self._enter_load(request)
 
     def expect_no_more(self, number: int) -> None:
         """All pairs of the request are queued: what waits is exact from now on."""
         request = self._requests.get(number)
         if request is not None:
             request.expected_tokens = 0
+            self._enter_load(request)
 
     def close(self, number: int) -> int:
         """Forget a request that is done or cancelled; returns the waiting tokens that this dropped."""
         request = self._requests.pop(number, None)
         if request is None:
             return 0
+        self._backlog.remove(request.load)
+        self._leave_order(request)
+        if request.deadline_s < math.inf:
+            self._deadlines.remove((request.deadline_s, number))
         return sum(pair.tokens for pair in request.waiting if not pair.started)
 
     def has_work(self) -> bool:
         """Whether a batch would not be empty."""
-        return any(request.next_pair() is not None for request in self._requests.values())
+        return self._oldest() is not None
 
     def next_batch(self, now_s: float) -> Batch[P]:
         """Choose, mark as started and hand out the pairs of the next batch; drop what has expired."""
         batch: Batch[P] = Batch()
-        for request in [r for r in self._requests.values() if r.deadline_s <= now_s]:
-            batch.dropped_tokens += self.close(request.number)
-            batch.expired.append(request.number)
-        ready = [request for request in self._requests.values() if request.next_pair() is not None]
-        if not ready:
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            number = self._deadlines[0][1]
+            batch.dropped_tokens += self.close(number)
+            batch.expired.append(number)
+        oldest = self._oldest()
+        if oldest is None:
             return batch
         if not self._first_come_first_served:
-            self._serve_oldest(ready[0], batch, contended=len(ready) > 1)
-        self._serve_by_order(ready, batch)
+            self._serve_oldest(oldest, batch, contended=len(self._by_number) > 1)
+        self._serve_by_order(batch)
         return batch
 
     def tokens_ahead(self, priority: Priority, tokens: int) -> int:
@@ -184,58 +239,90 @@ class Scheduler(Generic[P]):
         request of the same class only what it may receive before it falls to a
         level below the new one.
         """
+        everything = self._backlog.remaining_tokens
         if self._first_come_first_served:
-            return self.queued_tokens
-        level_end = self._level_end(self._level(max(0, tokens - 1)))
-        ahead = 0
-        for request in self._requests.values():
-            if request.priority < priority:
-                ahead += request.remaining_tokens
-            elif request.priority == priority:
-                ahead += min(request.remaining_tokens, max(0, level_end - request.served_tokens))
+            return everything
+        ahead = self._backlog.before(priority, level_of(max(0, tokens - 1), self._token_budget))
         # The oldest request takes its share on top, whatever its class and level.
-        return min(self.queued_tokens, math.ceil((ahead + tokens) / (1 - self._aged_share)) - tokens)
+        return min(everything, math.ceil((ahead + tokens) / (1 - self._aged_share)) - tokens)
+
+    def _oldest(self) -> _Request[P] | None:
+        """Of the requests with a pair to start the one that arrived first."""
+        while self._by_number:
+            request = self._requests[self._by_number[0]]
+            self._settle(request)
+            if request.order is not None:
+                return request
+        return None
 
     def _serve_oldest(self, oldest: _Request[P], batch: Batch[P], *, contended: bool) -> None:
         if not contended:
             self._aged_credit_tokens = 0.0
             return
-        self._aged_credit_tokens += self._aged_share * self.token_budget
+        self._aged_credit_tokens += self._aged_share * self._token_budget
         while (pair := oldest.next_pair()) is not None:
             if pair.tokens > self._aged_credit_tokens or not self._fits(pair, batch):
                 break
             self._aged_credit_tokens -= pair.tokens
             self._take(oldest, batch)
-        if oldest.next_pair() is None:
+        self._settle(oldest)
+        if oldest.order is None:
             self._aged_credit_tokens = 0.0
 
-    def _serve_by_order(self, ready: list[_Request[P]], batch: Batch[P]) -> None:
-        heap = [(self._order(request), request) for request in ready]
-        heapq.heapify(heap)
-        while heap and batch.tokens < self.token_budget:
-            _, request = heapq.heappop(heap)
-            pair = request.next_pair()
-            # A pair that doesn't fit goes first in a later batch; smaller ones of others fill this one.
-            if pair is None or not self._fits(pair, batch):
-                continue
-            self._take(request, batch)
-            heapq.heappush(heap, (self._order(request), request))
+    def _serve_by_order(self, batch: Batch[P]) -> None:
+        passed_over = 0
+        while passed_over < min(len(self._by_order), MOST_PASSED_OVER) and batch.tokens < self._token_budget:
+            order: Order = self._by_order[passed_over]
+            request = self._requests[order[-1]]
+            # To the end of its level: until then it stays the first.
+            while (pair := request.next_pair()) is not None and self._order(request) == order:
+                # A pair that doesn't fit goes first in a later batch; smaller ones of others fill this one.
+                if not self._fits(pair, batch):
+                    passed_over += 1
+                    break
+                self._take(request, batch)
+            self._settle(request)
 
     def _fits(self, pair: P, batch: Batch[P]) -> bool:
-        return not batch.pairs or batch.tokens + pair.tokens <= self.token_budget
+        return not batch.pairs or batch.tokens + pair.tokens <= self._token_budget
 
     def _take(self, request: _Request[P], batch: Batch[P]) -> None:
         pair = request.start_next()
         batch.pairs.append(pair)
         batch.tokens += pair.tokens
 
-    def _order(self, request: _Request[P]) -> tuple[int, int, float, int]:
+    def _settle(self, request: _Request[P]) -> None:
+        """Bring the sums and orders up to date: it was served, or others started pairs that it waits for."""
+        if request.next_pair() is None:
+            self._leave_order(request)
+        else:
+            self._enter_order(request)
+        self._enter_load(request)
+
+    def _enter_load(self, request: _Request[P]) -> None:
+        load = request.present_load()
+        if load != request.load:
+            self._backlog.remove(request.load)
+            self._backlog.add(load)
+            request.load = load
+
+    def _enter_order(self, request: _Request[P]) -> None:
+        order = self._order(request)
+        if not request.waiting or order == request.order:
+            return
+        self._leave_order(request)
+        request.order = order
+        self._by_order.add(order)
+        self._by_number.add(request.number)
+
+    def _leave_order(self, request: _Request[P]) -> None:
+        if request.order is not None:
+            self._by_order.remove(request.order)
+            self._by_number.remove(request.number)
+            request.order = None
+
+    def _order(self, request: _Request[P]) -> Order:
         if self._first_come_first_served:
             return (0, 0, 0.0, request.number)
-        return (request.priority, self._level(request.served_tokens), request.deadline_s, request.number)
-
-    def _level(self, served_tokens: int) -> int:
-        return (served_tokens // self.token_budget).bit_length()
-
-    def _level_end(self, level: int) -> int:
-        return self.token_budget << level
+        level = level_of(request.served_tokens, self._token_budget)
+        return (request.priority, level, request.deadline_s, request.number)

@@ -1,10 +1,11 @@
-"""Tokenising off the event loop, in pieces, so that small requests get between those of large ones."""
+"""Tokenising and hashing off the event loop, in pieces: small requests get between those of large ones."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from server.engine.pair_cache import PairKeys
 from server.models.base import EncodedDocument, EncodedQuery, Model, Windowing
 
 __all__ = ["Tokenising"]
@@ -12,6 +13,8 @@ __all__ = ["Tokenising"]
 PIECE_DOCUMENTS = 64
 PIECE_CHARACTERS = 256 * 1024
 THREADS = 2
+# Below this, handing texts to a thread takes longer than hashing them.
+SMALL_CHARACTERS = 64 * 1024
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,6 +26,15 @@ class Tokenising:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tokenise")
+
+    async def keys(self, keys: PairKeys, documents: Sequence[str]) -> list[bytes]:
+        """The cache's keys of documents, in order."""
+        if sum(map(len, documents)) < SMALL_CHARACTERS:
+            return keys.of(documents)
+        found: list[bytes] = []
+        for positions in _pieces(documents):
+            found += await self._run(keys.of, documents[positions.start : positions.stop])
+        return found
 
     async def query(self, query: str, instruction: str) -> EncodedQuery:
         """Tokenise a query."""

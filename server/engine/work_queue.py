@@ -53,12 +53,6 @@ class WorkQueue:
         with self._changed:
             return self._scheduler.queued_tokens
 
-    @property
-    def queued_pairs(self) -> int:
-        """Pairs that wait."""
-        with self._changed:
-            return self._scheduler.queued_pairs
-
     def take(self, token_budget: int, *, block: bool) -> Batch[QueuedPair] | None:
         """The next batch, chosen now so that late arrivals are in it.
 

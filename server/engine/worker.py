@@ -93,6 +93,11 @@ class DeviceWorker:
         """Tokens on the device now."""
         return sum(submitted.batch.tokens for submitted in list(self._submitted))
 
+    @property
+    def pairs_on_device(self) -> list[QueuedPair]:
+        """What is on the device now, or was when it died."""
+        return [pair for submitted in list(self._submitted) for pair in submitted.batch.pairs]
+
     def busy_for_s(self, now_s: float) -> float:
         """How long the oldest batch has been on the device; 0 when it is idle."""
         try:

@@ -16,7 +16,7 @@ from server.engine.pair_cache import PairScore
 from server.engine.pairs import Failure
 from server.engine.requests import Scored, ScoreRequest
 from server.engine.scheduler import Priority
-from server.errors import DeadlineExceeded, InvalidRequest, NotReady, Overloaded
+from server.errors import DeadlineExceeded, DeviceDied, InvalidRequest, NotReady, Overloaded
 from server.models.base import EncodedPair, Logits, PendingLogits, Windowing
 from server.models.simulated import SimulatedModel
 
@@ -213,11 +213,73 @@ async def test_the_queue_is_bounded_in_tokens() -> None:
     """Beyond the bound requests are refused, and memory stays flat."""
     model = model_with(tokens_per_second=500)
     async with running(model, max_queued_tokens=1000) as engine:
-        backlog = asyncio.create_task(engine.score(ScoreRequest("a", [words(100, n) for n in range(20)])))
-        await until(lambda: len(model.batches) == 1)
+        backlog = [
+            asyncio.create_task(engine.score(ScoreRequest("a", [words(100, seed + n) for n in range(20)])))
+            for seed in (0, 100, 200)
+        ]
+        await until(lambda: engine.requests_in_progress == 3 and len(model.batches) == 1)
         with pytest.raises(Overloaded, match="queue is full"):
             await engine.score(ScoreRequest("b", [words(100, n) for n in range(20)]))
-        backlog.cancel()
+        assert engine.queued_tokens <= 1000
+        for task in backlog:
+            task.cancel()
+
+
+async def test_a_large_request_is_queued_in_parts() -> None:
+    """It holds no more than its share and one piece at any time, and is answered completely."""
+    model = model_with(tokens_per_second=200_000)
+    seen: list[int] = []
+
+    class Watching(Recorder):
+        def batch_done(self, **figures: object) -> None:
+            seen.append(sum(request.held_tokens for request in engine._waiting.values()))
+
+    async with running(model, observer=Watching(), max_queued_tokens=4000) as engine:
+        documents = [words(20, n) for n in range(1000)]
+        scored = await engine.score(ScoreRequest("a", documents))
+        alone = await engine.score(ScoreRequest("a", documents[500:501]))
+    assert len(logits(scored)) == 1000
+    assert logits(scored)[500] == logits(alone)[0]
+    piece_tokens = 64 * 25
+    assert max(seen) <= 4000 / 4 + piece_tokens
+
+
+@pytest.mark.parametrize("priority", [Priority.BATCH, Priority.INTERACTIVE])
+async def test_one_request_of_any_size_leaves_room_for_others(priority: Priority) -> None:
+    """A long query counts for each of its pairs, and the queue belongs to nobody."""
+    async with running(model_with(tokens_per_second=20_000), max_queued_tokens=50_000) as engine:
+        hog = ScoreRequest(words(400), [words(1, n) for n in range(4000)], priority=priority)
+        tasks = [asyncio.create_task(engine.score(hog)) for _ in range(2)]
+        await until(lambda: engine.requests_in_progress == 2)
+        for n in range(20):
+            assert len(logits(await engine.score(ScoreRequest(f"a{n}", [words(20, n)])))) == 1
+        for task in tasks:
+            task.cancel()
+
+
+async def test_what_was_computed_is_charged_whatever_becomes_of_the_caller() -> None:
+    """Hanging up does not make computed tokens free, and what was never computed costs nothing."""
+    model = model_with(tokens_per_second=2000)
+    charged: list[int] = []
+    async with running(model) as engine:
+        request = ScoreRequest("a", [words(50, n) for n in range(40)], charge=charged.append)
+        task = asyncio.create_task(engine.score(request))
+        await until(lambda: len(model.batches) == 2)
+        task.cancel()
+        await engine.score(ScoreRequest("b", ["b"]))
+    computed = sum(pair.tokens for batch in model.batches[:-1] for pair in batch)
+    assert 0 < sum(charged) <= computed < 40 * 50
+
+
+async def test_windows_of_a_long_query_share_it() -> None:
+    """64 windows beside a query of thousands of tokens cost memory for the windows alone."""
+    model = model_with(max_tokens=8192)
+    query = model.encode_query(words(8000))
+    windowing = Windowing(max_windows=64)
+    [document] = model.encode_documents(query, [words(20_000)], windowing)
+    assert len(document.pairs) == 64
+    assert all(pair.query is query for pair in document.pairs)
+    assert len({id(pair.document_ids.base) for pair in document.pairs}) == 1
 
 
 async def test_one_poisonous_pair_fails_alone() -> None:
@@ -258,17 +320,19 @@ async def test_a_pair_that_never_fits_fails_alone() -> None:
 
 
 async def test_a_lost_device_fails_everyone_and_tells_the_server() -> None:
-    """Callers go to another server; nobody waits for ever."""
+    """Callers go to another server, and those whose pairs were on the device hear of it."""
     lost: list[str] = []
     async with running(model_with(tokens_per_second=5000), on_lost=lost.append) as engine:
-        waiting = [
-            asyncio.create_task(engine.score(ScoreRequest("a", [words(50, n)]))) for n in range(20)
-        ] + [asyncio.create_task(engine.score(ScoreRequest("a", ["simulate_lost"])))]
-        results = await asyncio.gather(*waiting, return_exceptions=True)
+        innocent = [asyncio.create_task(engine.score(ScoreRequest("a", [words(50, n)]))) for n in range(20)]
+        poison = asyncio.create_task(engine.score(ScoreRequest("a", ["simulate_lost"])))
+        results = await asyncio.gather(*innocent, poison, return_exceptions=True)
         with pytest.raises(NotReady):
             await engine.score(ScoreRequest("a", ["b"]))
-    assert isinstance(results[-1], NotReady)
-    assert all(isinstance(result, Scored | NotReady) for result in results)
+    assert isinstance(results[-1], DeviceDied)
+    assert all(isinstance(result, Scored | NotReady | DeviceDied) for result in results)
+    # Four requests fit into a batch.
+    assert sum(isinstance(result, DeviceDied) for result in results) <= 4
+    assert sum(isinstance(result, NotReady) for result in results) >= 10
     assert len(lost) == 1
 
 
@@ -280,7 +344,7 @@ async def test_a_device_that_fails_everything_is_lost() -> None:
             with_poison = await engine.score(ScoreRequest("a", ["simulate_error"]))
             assert isinstance(with_poison.outcomes[0], Failure)
         assert not lost
-        with pytest.raises(NotReady):
+        with pytest.raises(DeviceDied):
             await engine.score(ScoreRequest("a", ["simulate_broken"]))
         await until(lambda: bool(lost))
         with pytest.raises(NotReady):

@@ -11,12 +11,14 @@ from server.engine.admission import Admission, Throughput
 from server.engine.budget import MIN_BUDGET_TOKENS, TokenBudget
 from server.engine.estimate import TokenEstimate
 from server.engine.pair_cache import ENTRY_BYTES, PairCache, PairKeys, PairScore
+from server.engine.scheduler import Priority
 from server.errors import Overloaded
 from server.models.base import EncodedDocument, EncodedPair, EncodedQuery, Windowing
 
 
-def admit(admission: Admission, **numbers: float | None) -> None:
+def admit(admission: Admission, **numbers: object) -> None:
     given_numbers = {
+        "priority": Priority.INTERACTIVE,
         "tokens": 100,
         "queued_tokens": 0,
         "tokens_ahead": 0,
@@ -29,15 +31,46 @@ def admit(admission: Admission, **numbers: float | None) -> None:
 
 def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     """The pause fits the backlog that has to go first."""
-    admission = Admission(1000, Throughput(100.0))
+    admission = Admission(10_000, Throughput(100.0))
     with pytest.raises(Overloaded, match="queue is full") as refusal:
-        admit(admission, queued_tokens=1000, tokens=200)
+        admit(admission, queued_tokens=10_000, tokens=200)
     assert refusal.value.retry_after_s == pytest.approx(2.0)
 
 
 def test_an_empty_queue_takes_a_request_of_any_size() -> None:
-    """No later moment would suit it better."""
-    admit(Admission(1000, Throughput(100.0)), tokens=5000)
+    """It is queued in parts, so no later moment would suit it better."""
+    admit(Admission(1000, Throughput(100.0)), tokens=5_000_000)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 10**9), max_size=50),
+    batch=st.lists(st.booleans(), min_size=50, max_size=50),
+    small=st.integers(1, 1000 // 32),
+)
+def test_a_small_interactive_request_finds_room_beside_any_others(
+    sizes: list[int], batch: list[bool], small: int
+) -> None:
+    """Neither BATCH work nor large requests fill the queue, however many are admitted."""
+    admission = Admission(1000, Throughput(100.0))
+    queued = 0
+    for tokens, is_batch in zip(sizes, batch, strict=False):
+        if tokens <= 1000 // 32 and not is_batch:
+            continue
+        priority = Priority.BATCH if is_batch else Priority.INTERACTIVE
+        try:
+            admit(admission, priority=priority, tokens=tokens, queued_tokens=queued)
+        except Overloaded:
+            continue
+        queued += min(tokens, admission.most_held_tokens)
+    admit(admission, tokens=small, queued_tokens=queued)
+
+
+def test_interactive_work_finds_half_of_the_queue_beside_batch_work() -> None:
+    """Offline work is told so when its half is full."""
+    admission = Admission(1000, Throughput(100.0))
+    with pytest.raises(Overloaded, match="500 for BATCH requests"):
+        admit(admission, priority=Priority.BATCH, tokens=100, queued_tokens=450)
+    admit(admission, tokens=100, queued_tokens=450)
 
 
 def test_what_can_not_be_done_in_time_is_refused_at_once() -> None:
@@ -83,6 +116,15 @@ def test_the_budget_stays_between_its_bounds(configured: int, failures: list[int
     for tokens in failures:
         budget.shrink(tokens)
         assert MIN_BUDGET_TOKENS <= budget.tokens <= configured
+
+
+def test_blanks_do_not_poison_the_estimate() -> None:
+    """A megabyte that holds hardly any token says nothing of other texts."""
+    estimate = TokenEstimate(512)
+    query = EncodedQuery(np.zeros(2, np.int32), np.zeros(1, np.int32))
+    document = EncodedDocument((EncodedPair.of(np.zeros(4, np.int32), 2),), truncated=False)
+    estimate.learn(query, [" " * 2**20], [document])
+    assert estimate.characters_per_token == pytest.approx(4.0, rel=0.1)
 
 
 def test_the_estimate_follows_the_texts() -> None:

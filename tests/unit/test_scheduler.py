@@ -37,11 +37,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     """Requests arrive, cancel, expire and are served in any order."""
 
     budget = 100
+    most_held = 500
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
-        self.scheduler: Scheduler[Pair] = Scheduler(self.budget)
+        self.scheduler: Scheduler[Pair] = Scheduler(self.budget, most_held_tokens=self.most_held)
         self.numbers = 0
         self.deadlines: dict[int, float] = {}
         self.added: dict[int, list[Pair]] = {}
@@ -51,14 +52,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         sizes=st.lists(st.integers(1, 150), max_size=20),
         priority=st.sampled_from(Priority),
         patience_s=st.one_of(st.just(math.inf), st.floats(0, 20)),
+        expected_tokens=st.integers(0, 2000),
     )
-    def arrive(self, sizes: list[int], priority: Priority, patience_s: float) -> None:
+    def arrive(self, sizes: list[int], priority: Priority, patience_s: float, expected_tokens: int) -> None:
         number = self.numbers
         self.numbers += 1
         self.deadlines[number] = self.now_s + patience_s
         self.added[number] = fill(
-            self.scheduler, number, sizes, priority=priority, deadline_s=self.now_s + patience_s
+            self.scheduler,
+            number,
+            sizes,
+            priority=priority,
+            deadline_s=self.now_s + patience_s,
+            expected_tokens=expected_tokens,
         )
+
+    @precondition(lambda self: self.added)
+    @rule(data=st.data())
+    def tokenised(self, data: st.DataObject) -> None:
+        self.scheduler.expect_no_more(data.draw(st.sampled_from(sorted(self.added))))
 
     @precondition(lambda self: self.added)
     @rule(data=st.data())
@@ -88,12 +100,36 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(id(pair) not in before for pair in batch.pairs), "a pair was scored twice"
         assert len({id(pair) for pair in batch.pairs}) == len(batch.pairs)
         assert batch.tokens == sum(pair.tokens for pair in batch.pairs)
-        assert batch.tokens <= self.budget or len(batch.pairs) == 1, "the budget was not kept"
+        assert batch.tokens <= self.scheduler.token_budget or len(batch.pairs) == 1, "the budget was not kept"
         for number in batch.expired:
             assert self.deadlines[number] <= self.now_s
             self.added.pop(number)
         assert all(self.deadlines[number] > self.now_s for number in self.added), "expired work was kept"
         self.scored += batch.pairs
+
+    @invariant()
+    def the_sums_are_those_of_all_requests(self) -> None:
+        """Running sums equal what adding up everything that waits would give."""
+        waiting = self.scheduler._requests.values()
+        left = [max(r.waiting_tokens, r.expected_tokens - r.served_tokens) for r in waiting]
+        assert self.scheduler.queued_tokens == sum(min(tokens, self.most_held) for tokens in left)
+        for priority in Priority:
+            for size in (1, 100, 101, 350, 10**6):
+                end = self.scheduler.token_budget
+                while end <= size - 1:
+                    end *= 2
+                ahead = sum(
+                    tokens
+                    if request.priority < priority
+                    else min(tokens, max(0, end - request.served_tokens)) * (request.priority == priority)
+                    for request, tokens in zip(waiting, left, strict=True)
+                )
+                expected = min(sum(left), math.ceil((ahead + size) / (1 - 1 / 8)) - size)
+                assert self.scheduler.tokens_ahead(priority, size) == expected
+
+    @rule(tokens=st.sampled_from([60, 100, 140]))
+    def change_the_budget(self, tokens: int) -> None:
+        self.scheduler.token_budget = tokens
 
     @invariant()
     def nothing_is_lost(self) -> None:
