@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from server import __version__
 from server.errors import ConfigurationError
 
-__all__ = ["DEFAULT_MODEL", "Settings", "SimulatedModelSettings", "read_settings"]
+__all__ = ["DEFAULT_MODEL", "MIB", "Settings", "SimulatedModelSettings", "read_settings"]
 
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
 ENVIRONMENT_PREFIX = "RERANK_"
@@ -132,6 +132,12 @@ class Settings(BaseSettings):
 
     max_documents: int = _option("limits", 4096, "documents in one request", ge=1)
     max_request_mib: int = _option("limits", 16, "size of one request", ge=1, le=1024)
+    receiving_mib: int = _option(
+        "limits",
+        128,
+        "memory for requests that are arriving or wait to be parsed; 64 KiB of each are free",
+        ge=1,
+    )
     max_query_kib: int = _option("limits", 64, "size of one query", ge=1)
     max_windows_per_document: int = _option(
         "limits", 64, "windows of one document with TRUNCATION_CHUNK", ge=1

@@ -66,8 +66,13 @@ class TooLarge(InvalidRequest):
 
     reason = "TOO_LARGE"
 
-    def __init__(self, field: str, what: str, *, actual: int, limit: int, unit: str) -> None:
-        super().__init__(field, f"{what} has {actual:,} {unit}; the limit is {limit:,}")
+    def __init__(self, field: str, what: str, *, actual: int | None, limit: int, unit: str) -> None:
+        """`actual` is None where nobody counted beyond the limit."""
+        if actual is None:
+            why = f"{what} has more {unit} than the limit of {limit:,}"
+        else:
+            why = f"{what} has {actual:,} {unit}; the limit is {limit:,}"
+        super().__init__(field, why)
         self.actual = actual
         self.limit = limit
 

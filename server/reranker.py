@@ -223,17 +223,22 @@ class Reranker:
             )
 
     def _validate(self, query: RerankQuery) -> None:
+        # Sizes first: even looking for something else than blanks takes as long as the text is.
+        self._check_bytes("query", "the query", query.query)
         if not query.query.strip():
             raise InvalidRequest("query", "must not be blank")
-        query_bytes = len(query.query.encode("utf-8", "surrogatepass"))
-        if query_bytes > self.limits.max_query_bytes:
-            raise TooLarge(
-                "query", "the query", actual=query_bytes, limit=self.limits.max_query_bytes, unit="bytes"
-            )
         if query.model and query.model != self.info.model_id:
             raise ModelNotServed(query.model, self.info.model_id)
         if query.instruction and not self.info.accepts_instruction:
             raise InvalidRequest("instruction", f"{self.info.model_id} takes none; leave it empty")
+        self._check_bytes("instruction", "the instruction", query.instruction)
+
+    def _check_bytes(self, field: str, what: str, text: str) -> None:
+        limit = self.limits.max_query_bytes
+        # Each character is at least one byte, and counting all bytes copies the text.
+        size = None if len(text) > limit else len(text.encode("utf-8", "surrogatepass"))
+        if size is None or size > limit:
+            raise TooLarge(field, what, actual=size, limit=limit, unit="bytes")
 
     def _windowing(self, query: RerankQuery) -> Windowing:
         chunked = query.truncation is Truncation.CHUNK

@@ -8,12 +8,13 @@ import grpc.aio
 from grpc_reflection.v1alpha import reflection
 from rerank.v1 import rerank_pb2_grpc
 
-from server.config import Settings
+from server.config import MIB, Settings
 from server.errors import ConfigurationError
 from server.transport.api_keys import ApiKeys, configured_keys
 from server.transport.grpc_auth import RequireApiKey
-from server.transport.grpc_malformed import RefuseMalformed
+from server.transport.grpc_codec import MessageCodec
 from server.transport.grpc_service import RerankService
+from server.transport.held_bytes import HeldBytes
 from server.transport.tls import TlsFiles, server_credentials
 
 __all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection", "preflight"]
@@ -21,7 +22,8 @@ __all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection
 
 def build_grpc_server(settings: Settings, keys: ApiKeys | None) -> grpc.aio.Server:
     """A server without services or a port; call from the event loop that will run it."""
-    interceptors: list[grpc.aio.ServerInterceptor] = [RefuseMalformed()]
+    codec = MessageCodec(settings.max_documents, HeldBytes(settings.receiving_mib * MIB))
+    interceptors: list[grpc.aio.ServerInterceptor] = [codec]
     if keys is not None:
         interceptors.insert(0, RequireApiKey(keys))
     return grpc.aio.server(options=_options(settings), interceptors=interceptors)

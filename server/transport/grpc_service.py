@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import grpc.aio
@@ -11,14 +11,18 @@ import structlog
 from rerank.v1 import rerank_pb2, rerank_pb2_grpc
 
 from server.config import Settings
-from server.errors import InvalidRequest, RerankError
+from server.errors import InvalidRequest, RerankError, TooLarge
 from server.reranker import Reranker
 from server.transport.call import Call, CallLog
 from server.transport.grpc_auth import current_caller
 from server.transport.grpc_errors import Metadata, error_message, rpc_status, status_name
 from server.transport.grpc_messages import model_message, query_from_message, ranking_message
+from server.transport.offload import by_size
 
 __all__ = ["RerankService"]
+
+# Of a query's id on a stream: a name, not a place for data.
+MOST_ID_CHARACTERS = 1024
 
 Context: TypeAlias = grpc.aio.ServicerContext[object, object]
 
@@ -33,15 +37,34 @@ class _Stream:
     context: Context
     room: asyncio.Semaphore
     """Queries that may still be read before an answer must be taken."""
+    most_bytes: int
+    """Of all open queries together, unless there is only one."""
+    open_bytes: int = 0
+    closed_some: asyncio.Event = field(default_factory=asyncio.Event)
     answers: "asyncio.Queue[rerank_pb2.RerankStreamResponse | None]" = field(default_factory=asyncio.Queue)
     ids: set[str] = field(default_factory=set)
     queries: int = 0
+
+    async def make_room(self, size: int) -> None:
+        """Wait until a query of this size may be worked on: not reading on slows the sender down."""
+        await self.room.acquire()
+        while self.open_bytes and self.open_bytes + size > self.most_bytes:
+            self.closed_some.clear()
+            await self.closed_some.wait()
+        self.open_bytes += size
+
+    def close(self, size: int) -> None:
+        """The query is answered, if not taken yet."""
+        self.open_bytes -= size
+        self.closed_some.set()
 
     @contextmanager
     def in_use(self, query_id: str) -> Iterator[None]:
         """Hold an id while its query is worked on."""
         if not query_id:
             raise InvalidRequest("id", "must not be empty")
+        if len(query_id) > MOST_ID_CHARACTERS:
+            raise TooLarge("id", "it", actual=len(query_id), limit=MOST_ID_CHARACTERS, unit="characters")
         if query_id in self.ids:
             raise InvalidRequest("id", f"{query_id!r} is in use on this stream; give each query its own")
         self.queries += 1
@@ -89,7 +112,12 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         """Many queries on one call, each answered as soon as it is done."""
         with self._call("RerankStream", context) as call:
             await context.send_initial_metadata(self._identity(call))
-            stream = _Stream(call, context, room=asyncio.Semaphore(self._max_stream_queries))
+            stream = _Stream(
+                call,
+                context,
+                room=asyncio.Semaphore(self._max_stream_queries),
+                most_bytes=self._reranker.limits.max_request_bytes,
+            )
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._read_stream(requests, stream))
@@ -117,14 +145,15 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         self, request: rerank_pb2.RerankRequest, time_remaining_s: float | None, call: Call
     ) -> rerank_pb2.RerankResponse:
         caller = current_caller()
+        size = request.ByteSize()
         with caller.query():
-            ranking = await self._reranker.rerank(query_from_message(request, time_remaining_s))
-        caller.charge(ranking.usage.computed_tokens)
+            query = await by_size(size, query_from_message, request, time_remaining_s)
+            ranking = await self._reranker.rerank(replace(query, charge=caller.charge))
         call.notes["documents"] = len(request.documents)
         call.notes["computed_tokens"] = ranking.usage.computed_tokens
         call.notes["cached_pairs"] = ranking.usage.cached_pairs
         call.notes["queue_milliseconds"] = round(ranking.timings.queue_s * 1000, 1)
-        return ranking_message(request, ranking, self._reranker.info)
+        return await by_size(size, ranking_message, request, ranking, self._reranker.info)
 
     async def _read_stream(
         self, requests: AsyncIterator[rerank_pb2.RerankStreamRequest], stream: "_Stream"
@@ -132,11 +161,12 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         """Start each query as it is read; past the limit stop reading, which slows the sender down."""
         async with asyncio.TaskGroup() as queries:
             async for item in requests:
-                await stream.room.acquire()
-                queries.create_task(self._answer_one(item, stream))
+                size = item.ByteSize()
+                await stream.make_room(size)
+                queries.create_task(self._answer_one(item, size, stream))
         stream.answers.put_nowait(None)
 
-    async def _answer_one(self, item: rerank_pb2.RerankStreamRequest, stream: "_Stream") -> None:
+    async def _answer_one(self, item: rerank_pb2.RerankStreamRequest, size: int, stream: "_Stream") -> None:
         answer = rerank_pb2.RerankStreamResponse(id=item.id)
         try:
             with stream.in_use(item.id):
@@ -146,6 +176,8 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         except Exception as error:  # one query's error is its own and does not end the stream
             _note_error(error, stream.call)
             answer.error.CopyFrom(error_message(error))
+        finally:
+            stream.close(size)
         stream.answers.put_nowait(answer)
 
     @contextmanager

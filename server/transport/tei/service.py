@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -14,6 +15,7 @@ from server.reranker import Reranker
 from server.transport.call import Call, CallLog
 from server.transport.grpc_auth import current_caller
 from server.transport.grpc_errors import Metadata, rpc_status, status_name
+from server.transport.offload import by_size
 from server.transport.tei.messages import (
     info_message,
     query_from_message,
@@ -65,7 +67,9 @@ class TeiService:
         """One text a message; answered when the client has sent all."""
 
         async def answer(call: Call) -> tei_pb2.RerankResponse:
-            return await self._rank(request_from_stream(await self._collect(requests)), context, call)
+            messages = await self._collect(requests)
+            size = sum(message.ByteSize() for message in messages)
+            return await self._rank(await by_size(size, request_from_stream, messages), context, call)
 
         return await self._answered("tei RerankStream", context, answer)
 
@@ -95,14 +99,15 @@ class TeiService:
         self, request: tei_pb2.RerankRequest, context: Context, call: Call
     ) -> tei_pb2.RerankResponse:
         caller = current_caller()
+        size = request.ByteSize()
         with caller.query():
-            ranking = await self._reranker.rerank(query_from_message(request, context.time_remaining()))
-        caller.charge(ranking.usage.computed_tokens)
+            query = await by_size(size, query_from_message, request, context.time_remaining())
+            ranking = await self._reranker.rerank(replace(query, charge=caller.charge))
         call.notes["documents"] = len(request.texts)
         call.notes["computed_tokens"] = ranking.usage.computed_tokens
         call.notes["cached_pairs"] = ranking.usage.cached_pairs
         call.notes["queue_milliseconds"] = round(ranking.timings.queue_s * 1000, 1)
-        return ranking_message(request, ranking)
+        return await by_size(size, ranking_message, request, ranking)
 
     async def _answered(self, method: str, context: Context, answer: Callable[[Call], Awaitable[M]]) -> M:
         """Log the call, name the server, and turn errors into statuses."""
