@@ -26,6 +26,7 @@ from server.transport.grpc_front import GrpcFront
 from server.transport.grpc_server import add_rerank_service, enable_reflection, preflight
 from server.transport.grpc_service import RerankService
 from server.transport.http.api import build_http_app
+from server.transport.http.receiving import Bodies
 from server.transport.http.server import HttpServer, listen_http
 from server.transport.http.service import HttpService, ServerLoad
 from server.transport.tei.service import TEI_SERVICES, TeiService, add_tei_services
@@ -143,6 +144,7 @@ class Server:
                 engine.queued_tokens, engine.tokens_per_second, engine.requests_in_progress
             ),
             metrics=lambda: generate_latest(self._metrics.registry),
+            bodies=Bodies(settings),
             max_request_bytes=settings.max_request_bytes,
             return_documents=settings.http_return_documents,
             check_model=settings.http_check_model,

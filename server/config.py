@@ -82,6 +82,25 @@ class Settings(BaseSettings):
         "refuse requests that name another model; without it they are answered by the model that is served, "
         "since many clients insist on a name",
     )
+    http_max_connections: int = _option(
+        "http",
+        1000,
+        "connections open at once, at most three quarters of the descriptors that the process may open; "
+        "the one that has waited longest for a request makes room for a new one",
+        ge=1,
+    )
+    http_head_timeout_s: float = _option(
+        "http", 10, "how long a connection may take to send the path and headers of a request", gt=0
+    )
+    http_body_timeout_s: float = _option(
+        "http", 30, "how long a request or its answer may stand still on its way", gt=0
+    )
+    http_receiving_mib: int = _option(
+        "http",
+        128,
+        "memory for request bodies that are arriving, of all connections; 64 KiB of each are free",
+        ge=1,
+    )
 
     model: str = _option(
         "model",

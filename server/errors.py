@@ -34,6 +34,7 @@ __all__ = [
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
+    "shortened",
 ]
 
 
@@ -96,7 +97,7 @@ class ModelNotServed(RerankError):
 
     def __init__(self, asked: str, served: str) -> None:
         super().__init__(
-            f"model: this server serves {served!r}, not {asked!r}; leave model empty to accept it",
+            f"model: this server serves {served!r}, not {shortened(asked)!r}; leave model empty to accept it",
             field="model",
         )
 
@@ -153,3 +154,8 @@ class ScoringFailed(RerankError):
 
 class ConfigurationError(Exception):
     """The server can't start with these options; the message names the one to change."""
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """The text, or its beginning: for what a caller sent and a message or a log repeats."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

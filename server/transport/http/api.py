@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.errors import RerankError
+from server.errors import RerankError, shortened
 from server.transport.http import describing, openapi
 from server.transport.http.dialects import PATHS
 from server.transport.http.errors import MethodNotAllowed, NotFound
@@ -96,6 +96,8 @@ def _post(app: FastAPI, path: str, endpoint: Endpoint, summary: str, operation: 
 
 def _get(app: FastAPI, path: str, endpoint: Endpoint, operation: dict[str, Any]) -> None:
     app.add_api_route(path, endpoint, methods=["GET"], openapi_extra=operation, response_model=None)
+    # As HTTP has it wherever there is GET; the document need not say so of each.
+    app.add_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _routing_error(service: HttpService) -> Callable[[Request, Exception], Awaitable[Response]]:
@@ -103,7 +105,7 @@ def _routing_error(service: HttpService) -> Callable[[Request, Exception], Await
 
     async def handle(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        path = request.url.path
+        path = shortened(request.url.path)
         described: RerankError = NotFound(f"{path}: there is nothing here; /docs lists what there is")
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")

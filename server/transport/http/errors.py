@@ -10,6 +10,7 @@
 | Overloaded | 429 and Retry-After | rate_limit_error |
 | DeadlineExceeded | 504 | timeout_error |
 | Draining, NotReady | 503 and Retry-After | service_unavailable_error |
+| RequestTimeout | 408 | timeout_error |
 | ScoringFailed, anything else | 500 | internal_server_error |
 
 Each dialect writes them in a body of its own; `combined_body` is one that the parsers of
@@ -31,11 +32,28 @@ from server.errors import (
     TooLarge,
     Unauthenticated,
     Unavailable,
+    shortened,
 )
 
-__all__ = ["HttpError", "MethodNotAllowed", "NotFound", "UnsupportedEncoding", "combined_body", "http_error"]
+__all__ = [
+    "CallerGone",
+    "HeadTooLarge",
+    "HttpError",
+    "MethodNotAllowed",
+    "NotFound",
+    "RequestTimeout",
+    "UnsupportedEncoding",
+    "combined_body",
+    "http_error",
+]
 
 UNAVAILABLE_RETRY_AFTER_S = 1.0
+# Some messages quote the request, which may be megabytes of a word that no field takes.
+MAX_MESSAGE_CHARACTERS = 1000
+
+
+class CallerGone(Exception):
+    """The caller hung up; nobody reads an answer."""
 
 
 class NotFound(RerankError):
@@ -54,6 +72,18 @@ class UnsupportedEncoding(RerankError):
     """The body is compressed in a way that this server can't read."""
 
     reason = "UNSUPPORTED_ENCODING"
+
+
+class RequestTimeout(RerankError):
+    """The rest of the request did not come."""
+
+    reason = "REQUEST_TIMEOUT"
+
+
+class HeadTooLarge(RerankError):
+    """The request's path and headers are longer than any honest ones."""
+
+    reason = "HEAD_TOO_LARGE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +112,8 @@ _STATUSES: tuple[tuple[type[RerankError], int, str, str], ...] = (
     (ModelNotServed, 404, "not_found_error", "Validation"),
     (NotFound, 404, "not_found_error", "NotFound"),
     (MethodNotAllowed, 405, "invalid_request_error", "Validation"),
+    (RequestTimeout, 408, "timeout_error", "Validation"),
+    (HeadTooLarge, 431, "invalid_request_error", "Validation"),
     (UnsupportedEncoding, 415, "invalid_request_error", "Validation"),
     (Overloaded, 429, "rate_limit_error", "Overloaded"),
     (Unavailable, 503, "service_unavailable_error", "Unhealthy"),
@@ -105,7 +137,8 @@ def http_error(error: Exception) -> HttpError:
     status, kind, tei_type = next(
         (row[1:] for row in _STATUSES if isinstance(error, row[0])), (500, "internal_server_error", "Backend")
     )
-    return HttpError(status, kind, tei_type, error.reason, error.message, error.field, _headers(error))
+    message = shortened(error.message, MAX_MESSAGE_CHARACTERS)
+    return HttpError(status, kind, tei_type, error.reason, message, shortened(error.field), _headers(error))
 
 
 def combined_body(error: HttpError) -> object:

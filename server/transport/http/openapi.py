@@ -18,6 +18,7 @@ _ERROR_STATUSES = {
     "400": "The request can't be answered as it is; the message names the field.",
     "401": "No API key, or an unknown one.",
     "404": "Another model was asked for than the one served.",
+    "408": "The request stopped arriving.",
     "413": "Larger than this server takes.",
     "415": "The body is compressed in an unknown way.",
     "429": "Overloaded; Retry-After says when to come back.",

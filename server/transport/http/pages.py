@@ -41,7 +41,9 @@ def page(service: HttpService, render: Page) -> Callable[[Request], Awaitable[Re
     """An endpoint for a page; it is logged like everything else and needs no key."""
 
     async def answer(request: Request) -> Response:
-        with service.calls.call(f"GET {request.url.path}", request.headers.get("x-request-id")) as call:
+        with service.calls.call(
+            f"{request.method} {request.url.path}", request.headers.get("x-request-id")
+        ) as call:
             response = render()
             call.status = str(response.status_code)
             response.headers["x-request-id"] = call.request_id

@@ -1,38 +1,53 @@
 """POST: read, find the dialect, ask the reranker, answer in the dialect."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.reranker import Ranking, RerankQuery
-from server.transport.api_keys import Caller
-from server.transport.http.bodies import LARGE_BODY_BYTES, decode, decompress, read_body
 from server.transport.http.deadlines import deadline_s
+from server.transport.http.decoding import check_values, decode
 from server.transport.http.dialects import AnyDialect, Facts, PathDialects, dialect_of
-from server.transport.http.service import Exchange, HttpService, unless_disconnected
+from server.transport.http.dialects.base import failed_documents
+from server.transport.http.encodings import decompress
+from server.transport.http.service import JSON, Exchange, HttpService, unless_disconnected
+from server.transport.offload import SMALL_BYTES, off_loop
 
-__all__ = ["CLIENT_CLOSED_REQUEST", "reranking_endpoint"]
+__all__ = ["reranking_endpoint"]
 
-# Nginx's number for a caller who hung up; it is for the log, nobody reads the answer.
-CLIENT_CLOSED_REQUEST = 499
+# An answer about more than these takes longer to write than a thread to start.
+FEW_DOCUMENTS = 256
+# Proxies bound headers.
+MAX_FAILED_IN_HEADER = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, understood."""
+
+    dialect: AnyDialect
+    message: Any
+    queries: Sequence[RerankQuery]
+    facts: Facts
+    large: bool
+    """Whether writing its answer would hold up the event loop."""
+
+    def render(self, rankings: Sequence[Ranking]) -> bytes:
+        """The answer as JSON."""
+        return msgspec.json.encode(self.dialect.render(self.message, self.queries, rankings, self.facts))
 
 
 def reranking_endpoint(service: HttpService, path: PathDialects) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint of one path."""
 
     async def endpoint(request: Request) -> Response:
-        try:
-            async with service.exchange(request) as exchange:
-                await _answer(service, path, exchange)
-        except asyncio.CancelledError:
-            if not await request.is_disconnected():
-                raise
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        async with service.exchange(request) as exchange:
+            await _answer(service, path, exchange)
         return exchange.response
 
     return endpoint
@@ -44,67 +59,55 @@ async def _answer(service: HttpService, path: PathDialects, exchange: Exchange) 
         exchange.error_body = path.dialects[0].error
     caller = service.caller(request.headers)
     deadline = deadline_s(request.headers)
-    body = await read_body(request, service.max_request_bytes)
-    dialect, message = await _parsed(
-        body, request.headers.get("content-encoding", ""), path, service, exchange
-    )
+
+    def of_caller(query: RerankQuery) -> RerankQuery:
+        model = query.model if service.check_model else ""
+        return replace(query, deadline_s=deadline, model=model, charge=caller.charge)
+
+    asked = await _asked(service, path, exchange, of_caller)
+    # All queries of one request hold one place among the caller's.
+    with caller.query():
+        rankings = await unless_disconnected(request, service.reranker.rerank_all(asked.queries))
+    _note(exchange, asked.queries, rankings)
+    body = await off_loop(asked.render, rankings) if asked.large else asked.render(rankings)
+    await exchange.answer_bytes(body, JSON, headers=_cost_headers(asked.queries, rankings, exchange))
+
+
+async def _asked(
+    service: HttpService,
+    path: PathDialects,
+    exchange: Exchange,
+    of_caller: Callable[[RerankQuery], RerankQuery],
+) -> _Asked:
+    """Read and understand a request; its body is not kept."""
+    request = exchange.request
     facts = Facts(
         model=service.reranker.info.model_id,
         return_documents=service.return_documents,
         request_id=exchange.call.request_id,
         created=int(time.time()),
         path=request.url.path,
+        max_documents=service.reranker.limits.max_documents,
+        max_request_bytes=service.max_request_bytes,
     )
-    queries = [
-        replace(query, deadline_s=deadline, model=query.model if service.check_model else "")
-        for query in dialect.queries(message, facts)
-    ]
-    rankings = await unless_disconnected(request, _rankings(service, caller, queries))
-    _note(exchange, queries, rankings)
-    await exchange.answer(
-        dialect.render(message, rankings, facts), headers=_cost_headers(queries, rankings, exchange)
-    )
+    encoding = request.headers.get("content-encoding", "")
 
-
-async def _parsed(
-    body: bytes, encoding: str, path: PathDialects, service: HttpService, exchange: Exchange
-) -> tuple[AnyDialect, Any]:
-    """The dialect and its request; errors are worded by the dialect as soon as it is known."""
-
-    def parse() -> tuple[AnyDialect, Any]:
-        plain = decompress(body, encoding, service.max_request_bytes)
+    def understand(body: bytearray) -> _Asked:
+        plain = decompress(body, encoding, facts.max_request_bytes)
+        check_values(plain, facts.max_documents)
         dialect = dialect_of(path, plain)
+        # Errors are worded by the dialect as soon as it is known.
         exchange.error_body = dialect.error
         exchange.call.notes["dialect"] = dialect.name
-        return dialect, decode(plain, dialect.request)
+        message = decode(plain, dialect.request)
+        queries = [of_caller(query) for query in dialect.queries(message, facts)]
+        many = sum(len(query.documents) for query in queries) > FEW_DOCUMENTS
+        return _Asked(dialect, message, queries, facts, large=many or len(plain) >= SMALL_BYTES)
 
-    if len(body) < LARGE_BODY_BYTES and not encoding:
-        return parse()
-    return await asyncio.to_thread(parse)
-
-
-async def _rankings(
-    service: HttpService, caller: Caller, queries: Sequence[RerankQuery]
-) -> Sequence[Ranking]:
-    """Rank all queries of one request; they hold one place among the caller's."""
-    with caller.query():
-        if len(queries) == 1:
-            rankings = [await service.reranker.rerank(queries[0])]
-        else:
-            rankings = await _all(service, queries)
-    caller.charge(sum(ranking.usage.computed_tokens for ranking in rankings))
-    return rankings
-
-
-async def _all(service: HttpService, queries: Sequence[RerankQuery]) -> list[Ranking]:
-    tasks: list[asyncio.Task[Ranking]] = []
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks += [group.create_task(service.reranker.rerank(query)) for query in queries]
-    except BaseExceptionGroup as errors:
-        # One answer can tell one error, and the first is as good as any.
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
+    async with service.bodies.read(request) as body:
+        if len(body) < SMALL_BYTES and not encoding:
+            return understand(body)
+        return await off_loop(understand, body)
 
 
 def _note(exchange: Exchange, queries: Sequence[RerankQuery], rankings: Sequence[Ranking]) -> None:
@@ -134,8 +137,7 @@ def _cost_headers(
         "x-queue-time": longest_ms(lambda ranking: ranking.timings.queue_s),
         "x-inference-time": longest_ms(lambda ranking: ranking.timings.compute_s),
     }
-    failed = [str(index) for ranking in rankings for index, _ in ranking.failures]
+    failed = failed_documents(queries, rankings)[:MAX_FAILED_IN_HEADER]
     if failed:
-        # Bounded, since proxies bound headers.
-        headers["x-failed-documents"] = ",".join(failed[:100])
+        headers["x-failed-documents"] = ",".join(str(document.index) for document in failed)
     return headers

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from server.config import Settings
 from server.errors import ConfigurationError
+from server.transport.http.connections import BoundedProtocol, Connections
 from server.transport.http.tls import http_tls_context
 
 __all__ = ["HttpServer", "listen_http"]
@@ -42,6 +44,9 @@ class HttpServer:
             backlog=BACKLOG,
         )
         config.load()
+        config.http_protocol_class = partial(  # type: ignore[assignment]  # it is only ever called
+            BoundedProtocol, bounds=Connections.within(settings)
+        )
         config.ssl = http_tls_context(settings)
         self._server = _Uvicorn(config)
         self._task: asyncio.Task[None] | None = None
@@ -82,7 +87,9 @@ def listen_http(settings: Settings) -> socket.socket:
         ConfigurationError: the address is taken or is not one of this machine.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small answers at once, rather than when the last one was acknowledged, only on
+    # sockets that say by their number that they are TCP's.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.http_port))

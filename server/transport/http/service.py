@@ -1,7 +1,6 @@
 """What all HTTP endpoints share: identity, keys, the log, errors, and how answers are written."""
 
 import asyncio
-import gzip
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -13,19 +12,19 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.errors import RerankError
+from server.errors import RerankError, shortened
 from server.reranker import Reranker
 from server.transport.api_keys import ANYONE, ApiKeys, Caller
 from server.transport.call import Call, CallLog
-from server.transport.http.errors import HttpError, combined_body, http_error
+from server.transport.http.answers import response_to
+from server.transport.http.errors import CallerGone, HttpError, combined_body, http_error
+from server.transport.http.receiving import Bodies
 
-__all__ = ["Exchange", "HttpService", "ServerLoad", "unless_disconnected"]
+__all__ = ["JSON", "Exchange", "HttpService", "ServerLoad", "unless_disconnected"]
 
-# Below this, compressing costs more than it saves.
-MIN_GZIP_BYTES = 8 * 1024
-# From here on compressing is worth a thread.
-THREAD_GZIP_BYTES = 64 * 1024
 JSON = "application/json"
+# Nginx's number for a caller who hung up; it is for the log, nobody reads the answer.
+CLIENT_CLOSED_REQUEST = 499
 
 _log = structlog.get_logger("rerank.http")
 T = TypeVar("T")
@@ -53,6 +52,7 @@ class HttpService:
     load: Callable[[], ServerLoad]
     metrics: Callable[[], bytes]
     """The figures in Prometheus' text format."""
+    bodies: Bodies
     max_request_bytes: int
     return_documents: bool
     """Whether documents are echoed to callers who don't say."""
@@ -73,11 +73,13 @@ class HttpService:
     @asynccontextmanager
     async def exchange(self, request: Request) -> AsyncIterator["Exchange"]:
         """One request from arrival to answer: counted, logged, and answered whatever happens."""
-        method = f"{request.method} {request.url.path}"
+        method = f"{request.method} {shortened(request.url.path)}"
         with self.calls.call(method, request.headers.get("x-request-id")) as call:
             exchange = Exchange(self, request, call)
             try:
                 yield exchange
+            except CallerGone:
+                exchange.abandon()
             except Exception as error:
                 await exchange.fail(error)
 
@@ -115,30 +117,24 @@ class Exchange:
             "x-served-by": self.service.server_name,
             **(headers or {}),
         }
-        if len(body) >= MIN_GZIP_BYTES:
-            all_headers["vary"] = "accept-encoding"
-            if "gzip" in self.request.headers.get("accept-encoding", "").lower():
-                body = await _compressed(body)
-                all_headers["content-encoding"] = "gzip"
+        self._response = await response_to(self.request, body, status, all_headers, media_type)
         self.call.status = str(status)
-        self._response = Response(body, status, all_headers, media_type)
+
+    def abandon(self) -> None:
+        """Nobody reads an answer."""
+        self.call.status = str(CLIENT_CLOSED_REQUEST)
+        self._response = Response(status_code=CLIENT_CLOSED_REQUEST)
 
     async def fail(self, error: Exception) -> None:
         """Answer with an error."""
+        described = http_error(error)
         if isinstance(error, RerankError):
-            self.call.notes["reason"] = error.reason
-            self.call.notes["error"] = error.message
+            self.call.notes["reason"] = described.reason
+            self.call.notes["error"] = described.message
         else:
             # A bug: the caller learns nothing of our insides, the log all of it.
             _log.error("internal error", exc_info=error)
-        described = http_error(error)
         await self.answer(self.error_body(described), status=described.status, headers=described.headers)
-
-
-async def _compressed(body: bytes) -> bytes:
-    if len(body) < THREAD_GZIP_BYTES:
-        return gzip.compress(body, compresslevel=1)
-    return await asyncio.to_thread(gzip.compress, body, compresslevel=1)
 
 
 async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
@@ -147,14 +143,14 @@ async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
     The body must have been read: what comes after it can only be the end of the connection.
 
     Raises:
-        asyncio.CancelledError: the caller is gone, and nobody reads an answer.
+        CallerGone: and nobody reads an answer.
     """
     task: asyncio.Future[T] = asyncio.ensure_future(work)
     hang_up: asyncio.Task[Any] = asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({task, hang_up}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise asyncio.CancelledError
+            raise CallerGone
         return task.result()
     finally:
         hang_up.cancel()

@@ -7,7 +7,7 @@ from typing import TypeGuard
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from server.transport.http.bodies import decode
+from server.transport.http.decoding import decode
 from server.transport.http.dialects.base import AnyDialect, Dialect, Facts
 from server.transport.http.dialects.infinity import INFINITY
 from server.transport.http.dialects.mixedbread import MIXEDBREAD
@@ -44,12 +44,17 @@ _OUR_TRUNCATION = (b'"end"', b'"error"', b'"chunk"')
 
 
 def _is_voyage(probe: _Probe) -> bool:
-    return _says(probe.top_k) or (_says(probe.truncation) and bytes(probe.truncation) not in _OUR_TRUNCATION)
+    return _says(probe.top_k) or (_says(probe.truncation) and _word(probe.truncation) not in _OUR_TRUNCATION)
 
 
 def _says(value: Raw | UnsetType) -> TypeGuard[Raw]:
     """Whether the field has a value; null, from a client of any make, says nothing."""
-    return isinstance(value, Raw) and bytes(value) != b"null"
+    return isinstance(value, Raw) and _word(value) != b"null"
+
+
+def _word(value: Raw) -> bytes:
+    """As much of a value as tells it from the words above; all of it may be megabytes."""
+    return bytes(memoryview(value)[:8])
 
 
 def _is_infinity(probe: _Probe) -> bool:
@@ -94,7 +99,7 @@ PATHS: tuple[PathDialects, ...] = (
 )
 
 
-def dialect_of(path: PathDialects, body: bytes) -> AnyDialect:
+def dialect_of(path: PathDialects, body: bytearray) -> AnyDialect:
     """The dialect of a body; where the path has only one, nothing is looked at.
 
     Raises:

@@ -20,8 +20,10 @@ __all__ = [
     "Dialect",
     "DocumentObject",
     "Facts",
+    "FailedDocument",
     "QueryText",
     "Usage",
+    "failed_documents",
     "total_tokens",
 ]
 
@@ -56,6 +58,8 @@ class Facts:
     """Unix time in seconds."""
     path: str
     """The request's path."""
+    max_documents: int
+    max_request_bytes: int
 
 
 class Answer(msgspec.Struct):
@@ -69,6 +73,13 @@ class Usage(msgspec.Struct):
     total_tokens: int
 
 
+class FailedDocument(msgspec.Struct):
+    """A document that could not be scored."""
+
+    index: int
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect(Generic[R]):
     """One format of requests and answers."""
@@ -80,10 +91,10 @@ class Dialect(Generic[R]):
     queries: Callable[[R, Facts], Sequence[RerankQuery]]
     """What the request asks of the reranker: one query, for all dialects but /score.
 
-    Raises InvalidRequest.
+    Raises InvalidRequest and TooLarge; what is built stays within the facts' limits.
     """
-    render: Callable[[R, Sequence[Ranking], Facts], object]
-    """The answer to encode as JSON."""
+    render: Callable[[R, Sequence[RerankQuery], Sequence[Ranking], Facts], object]
+    """The answer to encode as JSON; `queries` have the texts that were scored."""
     error: Callable[[HttpError], object] = combined_body
     """The body of an error."""
 
@@ -101,3 +112,13 @@ def total_tokens(rankings: Sequence[Ranking]) -> int:
         max(ranking.usage.computed_tokens, sum(result.tokens for result in ranking.results))
         for ranking in rankings
     )
+
+
+def failed_documents(queries: Sequence[RerankQuery], rankings: Sequence[Ranking]) -> list[FailedDocument]:
+    """What could not be scored, by its place among the documents of all queries."""
+    failed = []
+    start = 0
+    for query, ranking in zip(queries, rankings, strict=True):
+        failed += [FailedDocument(start + index, failure.reason) for index, failure in ranking.failures]
+        start += len(query.documents)
+    return failed

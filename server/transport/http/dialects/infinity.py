@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from server.reranker import Ranking, RerankQuery
 from server.transport.http.dialects.base import Answer, Dialect, Facts, Usage, total_tokens
-from server.transport.http.dialects.superset import SupersetRequest, document_text, query_of
+from server.transport.http.dialects.superset import SupersetRequest, query_of
 
 __all__ = ["INFINITY"]
 
@@ -33,11 +33,14 @@ class InfinityAnswer(Answer):
 
 
 def _queries(request: SupersetRequest, facts: Facts) -> list[RerankQuery]:
-    return [query_of(request)]
+    return [query_of(request, facts)]
 
 
-def _render(request: SupersetRequest, rankings: Sequence[Ranking], facts: Facts) -> InfinityAnswer:
+def _render(
+    request: SupersetRequest, queries: Sequence[RerankQuery], rankings: Sequence[Ranking], facts: Facts
+) -> InfinityAnswer:
     echo = facts.return_documents if request.return_documents is None else request.return_documents
+    texts = queries[0].documents
     tokens = total_tokens(rankings)
     return InfinityAnswer(
         object="rerank",
@@ -46,14 +49,10 @@ def _render(request: SupersetRequest, rankings: Sequence[Ranking], facts: Facts)
         model=facts.model,
         usage=Usage(tokens, tokens),
         results=[
-            InfinityResult(ranked.index, ranked.score, _text(request, ranked.index) if echo else UNSET)
+            InfinityResult(ranked.index, ranked.score, texts[ranked.index] if echo else UNSET)
             for ranked in rankings[0].results
         ],
     )
-
-
-def _text(request: SupersetRequest, index: int) -> str:
-    return document_text(request.documents[index], index, request.rank_fields)
 
 
 INFINITY = Dialect("infinity", SupersetRequest, InfinityAnswer, _queries, _render)

@@ -17,7 +17,7 @@ from server.transport.http.dialects.base import (
     Usage,
     total_tokens,
 )
-from server.transport.http.dialects.superset import document_text
+from server.transport.http.dialects.texts import document_texts
 
 __all__ = ["MIXEDBREAD"]
 
@@ -57,17 +57,16 @@ def _queries(request: MixedbreadRequest, facts: Facts) -> list[RerankQuery]:
     return [
         RerankQuery(
             query=request.query,
-            documents=[
-                document_text(item, index, request.rank_fields, field="input")
-                for index, item in enumerate(request.input)
-            ],
+            documents=document_texts(request.input, facts, field="input", rank_fields=request.rank_fields),
             top_n=request.top_k or 0,
             model=request.model or "",
         )
     ]
 
 
-def _render(request: MixedbreadRequest, rankings: Sequence[Ranking], facts: Facts) -> MixedbreadAnswer:
+def _render(
+    request: MixedbreadRequest, queries: Sequence[RerankQuery], rankings: Sequence[Ranking], facts: Facts
+) -> MixedbreadAnswer:
     echo = facts.return_documents if request.return_input is None else request.return_input
     tokens = total_tokens(rankings)
     return MixedbreadAnswer(

@@ -7,6 +7,7 @@ import msgspec
 
 from server.reranker import Ranking, RerankQuery, Truncation
 from server.transport.http.dialects.base import Answer, Dialect, Facts, QueryText, Usage, total_tokens
+from server.transport.http.dialects.texts import within_limit
 
 __all__ = ["NIM"]
 
@@ -50,7 +51,7 @@ def _queries(request: NimRequest, facts: Facts) -> list[RerankQuery]:
     return [
         RerankQuery(
             query=request.query.text,
-            documents=[passage.text for passage in request.passages],
+            documents=[passage.text for passage in within_limit(request.passages, facts, field="passages")],
             raw_scores=True,
             # Only ends are cut here; who wants the start cut is refused once something must be.
             truncation=Truncation.ERROR if request.truncate in ("NONE", "START") else Truncation.END,
@@ -59,7 +60,9 @@ def _queries(request: NimRequest, facts: Facts) -> list[RerankQuery]:
     ]
 
 
-def _render(request: NimRequest, rankings: Sequence[Ranking], facts: Facts) -> NimAnswer:
+def _render(
+    request: NimRequest, queries: Sequence[RerankQuery], rankings: Sequence[Ranking], facts: Facts
+) -> NimAnswer:
     tokens = total_tokens(rankings)
     return NimAnswer(
         rankings=[NimRank(ranked.index, ranked.score) for ranked in rankings[0].results],

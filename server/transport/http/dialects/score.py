@@ -7,10 +7,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from server.errors import InvalidRequest
 from server.reranker import Ranking, RerankQuery
-from server.transport.http.dialects.base import Answer, Dialect, Facts, Usage, total_tokens
+from server.transport.http.dialects.base import (
+    Answer,
+    Dialect,
+    Facts,
+    FailedDocument,
+    Usage,
+    failed_documents,
+    total_tokens,
+)
+from server.transport.http.dialects.texts import within_limit
 
 __all__ = ["SCORE"]
 
@@ -43,11 +53,12 @@ class ScoreAnswer(Answer):
     model: str
     data: list[Score]
     usage: Usage
+    failures: list[FailedDocument] | UnsetType = UNSET
 
 
 def _queries(request: ScoreRequest, facts: Facts) -> list[RerankQuery]:
-    left = _texts(request.text_1, request.queries, "text_1", "queries")
-    right = _texts(request.text_2, request.documents, "text_2", "documents")
+    left = _texts(request.text_1, request.queries, "text_1", "queries", facts)
+    right = _texts(request.text_2, request.documents, "text_2", "documents", facts)
     if len(left) == 1:
         return [_query(request, left[0], right)]
     if len(left) != len(right):
@@ -57,7 +68,7 @@ def _queries(request: ScoreRequest, facts: Facts) -> list[RerankQuery]:
     return [_query(request, one, [other]) for one, other in zip(left, right, strict=True)]
 
 
-def _query(request: ScoreRequest, query: str, documents: list[str]) -> RerankQuery:
+def _query(request: ScoreRequest, query: str, documents: Sequence[str]) -> RerankQuery:
     return RerankQuery(
         query=query,
         documents=documents,
@@ -67,23 +78,29 @@ def _query(request: ScoreRequest, query: str, documents: list[str]) -> RerankQue
 
 
 def _texts(
-    text: str | list[str] | None, plural: str | list[str] | None, name: str, plural_name: str
-) -> list[str]:
-    given = text if text is not None else plural
+    text: str | list[str] | None,
+    plural: str | list[str] | None,
+    name: str,
+    plural_name: str,
+    facts: Facts,
+) -> Sequence[str]:
+    given, given_name = (text, name) if text is not None else (plural, plural_name)
     if given is None:
         raise InvalidRequest(name, f"is missing; send {name}, or {plural_name}")
     texts = [given] if isinstance(given, str) else given
     if not texts:
-        raise InvalidRequest(name, "is empty; send at least one text")
-    return texts
+        raise InvalidRequest(given_name, "is empty; send at least one text")
+    return within_limit(texts, facts, field=given_name)
 
 
-def _render(request: ScoreRequest, rankings: Sequence[Ranking], facts: Facts) -> ScoreAnswer:
+def _render(
+    request: ScoreRequest, queries: Sequence[RerankQuery], rankings: Sequence[Ranking], facts: Facts
+) -> ScoreAnswer:
     scores = []
     start = 0
-    for ranking in rankings:
+    for query, ranking in zip(queries, rankings, strict=True):
         scores += [Score(start + ranked.index, ranked.score) for ranked in ranking.results]
-        start += len(ranking.results) + len(ranking.failures)
+        start += len(query.documents)
     tokens = total_tokens(rankings)
     return ScoreAnswer(
         id=facts.request_id,
@@ -92,6 +109,7 @@ def _render(request: ScoreRequest, rankings: Sequence[Ranking], facts: Facts) ->
         model=facts.model,
         data=sorted(scores, key=lambda score: score.index),
         usage=Usage(tokens, tokens),
+        failures=failed_documents(queries, rankings) or UNSET,
     )
 
 

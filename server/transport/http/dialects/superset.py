@@ -10,7 +10,6 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from server.errors import InvalidRequest
 from server.reranker import Priority, Ranking, RerankQuery, Truncation
 from server.transport.http.dialects.base import (
     Answer,
@@ -18,12 +17,15 @@ from server.transport.http.dialects.base import (
     Dialect,
     DocumentObject,
     Facts,
+    FailedDocument,
     QueryText,
     Usage,
+    failed_documents,
     total_tokens,
 )
+from server.transport.http.dialects.texts import document_texts
 
-__all__ = ["SUPERSET", "SupersetRequest", "document_text", "query_of"]
+__all__ = ["SUPERSET", "SupersetRequest", "query_of"]
 
 # Cohere bills a search by the hundred documents.
 DOCUMENTS_PER_SEARCH_UNIT = 100
@@ -99,13 +101,6 @@ class Meta(msgspec.Struct):
     tokens: Tokens
 
 
-class FailedDocument(msgspec.Struct):
-    """A document that could not be scored."""
-
-    index: int
-    reason: str
-
-
 class Timings(msgspec.Struct):
     """Where the time went, in milliseconds."""
 
@@ -130,41 +125,14 @@ class SupersetAnswer(Answer):
     timings: Timings | UnsetType = UNSET
 
 
-def document_text(
-    document: str | dict[str, Any], index: int, rank_fields: Sequence[str] | None, *, field: str = "documents"
-) -> str:
-    """The text to score: `rank_fields` of an object as "field: value" lines, else its `text`.
-
-    Raises:
-        InvalidRequest: the object has none of it.
-    """
-    if isinstance(document, str):
-        return document
-    if rank_fields:
-        named = [(name, document[name]) for name in rank_fields if document.get(name) is not None]
-        if len(named) == 1:
-            return str(named[0][1])
-        if named:
-            return "\n".join(f"{name}: {value}" for name, value in named)
-    text = document.get("text")
-    if not isinstance(text, str):
-        raise InvalidRequest(
-            f"{field}[{index}]", "has no text; send a string or {text}, or name fields in rank_fields"
-        )
-    return text
-
-
-def query_of(request: SupersetRequest) -> RerankQuery:
+def query_of(request: SupersetRequest, facts: Facts) -> RerankQuery:
     """The domain's query."""
     truncation = _TRUNCATION[request.truncation]
     if request.truncation is None and (request.max_chunks_per_doc or 0) > 1:
         truncation = Truncation.CHUNK
     return RerankQuery(
         query=request.query,
-        documents=[
-            document_text(document, index, request.rank_fields)
-            for index, document in enumerate(request.documents)
-        ],
+        documents=document_texts(request.documents, facts, rank_fields=request.rank_fields),
         top_n=request.top_n or 0,
         raw_scores=bool(request.raw_scores),
         truncation=truncation,
@@ -178,24 +146,27 @@ def query_of(request: SupersetRequest) -> RerankQuery:
 
 
 def _queries(request: SupersetRequest, facts: Facts) -> list[RerankQuery]:
-    return [query_of(request)]
+    return [query_of(request, facts)]
 
 
-def _render(request: SupersetRequest, rankings: Sequence[Ranking], facts: Facts) -> SupersetAnswer:
-    ranking = rankings[0]
+def _render(
+    request: SupersetRequest, queries: Sequence[RerankQuery], rankings: Sequence[Ranking], facts: Facts
+) -> SupersetAnswer:
+    [ranking] = rankings
+    texts = queries[0].documents
     echo = facts.return_documents if request.return_documents is None else request.return_documents
     results = []
     for ranked in ranking.results:
         result = Result(ranked.index, ranked.score)
         if echo:
-            result.document = _echo(request, ranked.index)
+            result.document = _echo(request.documents[ranked.index], texts[ranked.index])
         if request.details:
             result.truncated, result.tokens = ranked.truncated, ranked.tokens
             result.span = UNSET if ranked.span is None else ranked.span
         results.append(result)
     tokens = total_tokens(rankings)
     answer = SupersetAnswer(
-        ranked_results=UNSET if request.model is not None else _plain(request, ranking),
+        ranked_results=UNSET if request.model is not None else _plain(texts, ranking),
         id=facts.request_id,
         object="rerank",
         created=facts.created,
@@ -207,9 +178,8 @@ def _render(request: SupersetRequest, rankings: Sequence[Ranking], facts: Facts)
             billed_units=BilledUnits(float(-(-len(request.documents) // DOCUMENTS_PER_SEARCH_UNIT))),
             tokens=Tokens(float(tokens)),
         ),
+        failures=failed_documents(queries, rankings) or UNSET,
     )
-    if ranking.failures:
-        answer.failures = [FailedDocument(index, failure.reason) for index, failure in ranking.failures]
     if request.details:
         timings = ranking.timings
         answer.timings = Timings(
@@ -221,19 +191,12 @@ def _render(request: SupersetRequest, rankings: Sequence[Ranking], facts: Facts)
     return answer
 
 
-def _plain(request: SupersetRequest, ranking: Ranking) -> list[RankedText]:
-    return [
-        RankedText(
-            document_text(request.documents[ranked.index], ranked.index, request.rank_fields), ranked.score
-        )
-        for ranked in ranking.results
-    ]
+def _plain(texts: Sequence[str], ranking: Ranking) -> list[RankedText]:
+    return [RankedText(texts[ranked.index], ranked.score) for ranked in ranking.results]
 
 
-def _echo(request: SupersetRequest, index: int) -> dict[str, Any]:
+def _echo(document: str | dict[str, Any], text: str) -> dict[str, Any]:
     """The caller's own object; `text` is what strict readers insist on."""
-    document = request.documents[index]
-    text = document_text(document, index, request.rank_fields)
     return {"text": text} if isinstance(document, str) else {"text": text, **document}
 
 

@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from server.reranker import Ranking, RerankQuery
 from server.transport.http.dialects.base import Dialect, Facts, QueryText
+from server.transport.http.dialects.texts import within_limit
 from server.transport.http.errors import HttpError
 from server.transport.tei_facts import tei_truncation
 
@@ -37,7 +38,7 @@ def _queries(request: TeiRequest, facts: Facts) -> list[RerankQuery]:
     return [
         RerankQuery(
             query=request.query,
-            documents=request.texts,
+            documents=within_limit(request.texts, facts, field="texts"),
             raw_scores=bool(request.raw_scores),
             truncation=tei_truncation(
                 # /info says auto_truncate, so silence means yes.
@@ -48,7 +49,9 @@ def _queries(request: TeiRequest, facts: Facts) -> list[RerankQuery]:
     ]
 
 
-def _render(request: TeiRequest, rankings: Sequence[Ranking], facts: Facts) -> list[TeiRank]:
+def _render(
+    request: TeiRequest, queries: Sequence[RerankQuery], rankings: Sequence[Ranking], facts: Facts
+) -> list[TeiRank]:
     echo = facts.return_documents if request.return_text is None else request.return_text
     return [
         TeiRank(ranked.index, ranked.score, request.texts[ranked.index] if echo else UNSET)

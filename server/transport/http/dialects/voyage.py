@@ -17,7 +17,7 @@ from server.transport.http.dialects.base import (
     Usage,
     total_tokens,
 )
-from server.transport.http.dialects.superset import document_text
+from server.transport.http.dialects.texts import document_texts
 
 __all__ = ["VOYAGE"]
 
@@ -54,7 +54,7 @@ def _queries(request: VoyageRequest, facts: Facts) -> list[RerankQuery]:
     return [
         RerankQuery(
             query=request.query,
-            documents=[_text(request, index) for index in range(len(request.documents))],
+            documents=document_texts(request.documents, facts),
             top_n=request.top_k or 0,
             truncation=Truncation.ERROR if request.truncation is False else Truncation.END,
             model=request.model or "",
@@ -62,22 +62,21 @@ def _queries(request: VoyageRequest, facts: Facts) -> list[RerankQuery]:
     ]
 
 
-def _render(request: VoyageRequest, rankings: Sequence[Ranking], facts: Facts) -> VoyageAnswer:
+def _render(
+    request: VoyageRequest, queries: Sequence[RerankQuery], rankings: Sequence[Ranking], facts: Facts
+) -> VoyageAnswer:
     echo = facts.return_documents if request.return_documents is None else request.return_documents
+    texts = queries[0].documents
     tokens = total_tokens(rankings)
     return VoyageAnswer(
         object="list",
         data=[
-            VoyageResult(ranked.index, ranked.score, _text(request, ranked.index) if echo else UNSET)
+            VoyageResult(ranked.index, ranked.score, texts[ranked.index] if echo else UNSET)
             for ranked in rankings[0].results
         ],
         model=facts.model,
         usage=Usage(tokens, tokens),
     )
-
-
-def _text(request: VoyageRequest, index: int) -> str:
-    return document_text(request.documents[index], index, None)
 
 
 VOYAGE = Dialect("voyage", VoyageRequest, VoyageAnswer, _queries, _render)

@@ -6,6 +6,7 @@ import msgspec
 
 from server.reranker import Ranking, RerankQuery
 from server.transport.http.dialects.base import Answer, Dialect, Facts, QueryText
+from server.transport.http.dialects.texts import within_limit
 from server.transport.http.errors import HttpError
 
 __all__ = ["WEAVIATE"]
@@ -35,10 +36,12 @@ class WeaviateAnswer(Answer):
 
 
 def _queries(request: WeaviateRequest, facts: Facts) -> list[RerankQuery]:
-    return [RerankQuery(query=request.query, documents=request.documents)]
+    return [RerankQuery(query=request.query, documents=within_limit(request.documents, facts))]
 
 
-def _render(request: WeaviateRequest, rankings: Sequence[Ranking], facts: Facts) -> WeaviateAnswer:
+def _render(
+    request: WeaviateRequest, queries: Sequence[RerankQuery], rankings: Sequence[Ranking], facts: Facts
+) -> WeaviateAnswer:
     in_order = sorted(rankings[0].results, key=lambda ranked: ranked.index)
     return WeaviateAnswer(
         query=request.query,

@@ -1,0 +1,87 @@
+"""JSON into structs: leniently, and never into more values than a request can need."""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from server.errors import InvalidRequest, TooLarge
+from server.transport.offload import SMALL_BYTES
+
+__all__ = ["check_values", "decode"]
+
+VALUES_PER_DOCUMENT = 64
+"""A document may be an object of that many fields, and those of others may be more."""
+SLICE_BYTES = 64 * 1024
+_WHERE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
+_NAMES = {
+    "`str`": "a string",
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`bool`": "true or false",
+    "`array`": "a list",
+    "`object`": "an object",
+}
+
+T = TypeVar("T")
+
+
+def check_values(body: bytearray, max_documents: int) -> None:
+    """Refuse a body of very many values: three bytes of it can become a hundred of objects.
+
+    What precedes a value is counted: each `,`, `[` and `{` outside of strings. It is done in
+    slices, between which other threads get on; decoding lets nobody in before it ends.
+
+    Raises:
+        TooLarge: more values than `VALUES_PER_DOCUMENT` for each document that is allowed.
+    """
+    # An object of the request's own fields comes on top of the documents.
+    limit = VALUES_PER_DOCUMENT * (max_documents + 1)
+    if len(body) < SMALL_BYTES:
+        return
+    values = 0
+    in_string = False
+    escape = b""
+    for start in range(0, len(body), SLICE_BYTES):
+        # Without its escapes every quote that is left begins or ends a string.
+        piece = (escape + body[start : start + SLICE_BYTES]).replace(b"\\\\", b"")
+        escape = b"\\" if piece.endswith(b"\\") else b""
+        parts = piece.replace(b'\\"', b"").split(b'"')
+        outside = b"".join(parts[1 if in_string else 0 :: 2])
+        in_string ^= len(parts) % 2 == 0
+        values += outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+        if values > limit:
+            raise TooLarge("body", "the request", actual=values, limit=limit, unit="JSON values or more")
+
+
+def decode(body: bytearray, kind: type[T]) -> T:
+    """Parse JSON as leniently as its meaning allows: "true" is true, "3" is 3, unknown fields are ignored.
+
+    Raises:
+        InvalidRequest: not JSON, or a field is missing or of another kind; the message names it.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not body.strip():
+            raise InvalidRequest("body", "is empty; send a JSON object such as {query, documents}") from None
+        raise InvalidRequest("body", f"is not valid JSON: {error}") from None
+    except RecursionError:
+        raise InvalidRequest("body", "is nested too deeply") from None
+
+
+def _invalid(why: str) -> InvalidRequest:
+    """msgspec's complaint in our words: "Expected `str`, got `int` - at `$.documents[3]`"."""
+    where = _WHERE.search(why)
+    path = where["path"] if where else ""
+    why = why[: where.start()] if where else why
+    missing = _MISSING.fullmatch(why)
+    if missing:
+        name = f"{path}.{missing['name']}" if path else missing["name"]
+        return InvalidRequest(name, "is missing")
+    for name, words in _NAMES.items():
+        why = why.replace(name, words)
+    return InvalidRequest(path or "body", why[:1].lower() + why[1:])
