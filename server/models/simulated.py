@@ -61,6 +61,8 @@ _FAILURES = {
 FAILURE_WORDS = tuple(_FAILURES)
 """Words that make the device fail; whoever sends arbitrary text may want to leave them out."""
 SQUEEZED_TOKENS = 100
+LONGEST_TEXT = 2**20
+"""Characters of a document beyond which no words are looked for."""
 _WORD = re.compile(r"\w+|[^\w\s]", re.UNICODE)
 
 
@@ -177,7 +179,8 @@ def _ids(values: list[int]) -> TokenIds:
 def _words(document: str, most: int) -> tuple[TokenIds, TokenIds, TokenIds]:
     """The first words' ids and where each begins and ends, in arrays: there may be millions."""
     ids, starts, ends = array("i"), array("i"), array("i")
-    for match in itertools.islice(_WORD.finditer(document), most):
+    # A search lets no other thread in before it has found something, and blanks have no end.
+    for match in itertools.islice(_WORD.finditer(document, 0, LONGEST_TEXT), most):
         ids.append(_word_id(match.group()))
         starts.append(match.start())
         ends.append(match.end())
