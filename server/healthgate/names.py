@@ -21,6 +21,9 @@ LOOKUP_INTERVAL_S = 5.0
 # A lookup that nobody answers takes half a minute; so many of them don't delay the others.
 MAX_LOOKUPS = 32
 
+# An error as a value: nobody may be there any more to retrieve it.
+_Outcome = list[str] | OSError | ValueError
+
 _log = structlog.get_logger("rerank.healthgate")
 
 
@@ -39,7 +42,7 @@ def resolve(host: str, port: int) -> list[str]:
 @dataclass(slots=True)
 class _Name:
     addresses: list[str] = field(default_factory=list)
-    lookup: "asyncio.Future[list[str]] | None" = None
+    lookup: "asyncio.Future[_Outcome] | None" = None
     next_s: float = 0.0
     complaint: str = ""
 
@@ -76,48 +79,38 @@ class Names:
 
     def _follow(self, address: str, name: _Name, now_s: float) -> None:
         if name.lookup is not None and name.lookup.done():
-            self._take(address, name, name.lookup)
+            self._take(address, name, name.lookup.result())
             name.lookup, name.next_s = None, now_s + LOOKUP_INTERVAL_S
         under_way = sum(other.lookup is not None for other in self._names.values())
         if name.lookup is None and now_s >= name.next_s and under_way < MAX_LOOKUPS:
             host, port, _ = split(address)
             name.lookup = _in_background(lambda: self._lookup(host, port))
 
-    def _take(self, address: str, name: _Name, lookup: "asyncio.Future[list[str]]") -> None:
-        error = lookup.exception()
-        addresses = [] if error else lookup.result()
-        if addresses:
-            if addresses != name.addresses:
-                _log.info("resolved", server=address, addresses=addresses)
-            name.addresses, name.complaint = addresses, ""
+    def _take(self, address: str, name: _Name, outcome: _Outcome) -> None:
+        if isinstance(outcome, list) and outcome:
+            if outcome != name.addresses:
+                _log.info("resolved", server=address, addresses=outcome)
+            name.addresses, name.complaint = outcome, ""
             return
-        complaint = str(error or "it has no address")
+        complaint = str(outcome or "it has no address")
         if complaint != name.complaint:
             name.complaint = complaint
             event = "no longer resolves; its last addresses stay" if name.addresses else "left out"
             _log.error(event, server=address, reason=f"its name does not resolve: {complaint}")
 
 
-def _in_background(call: Callable[[], list[str]]) -> "asyncio.Future[list[str]]":
+def _in_background(call: Callable[[], list[str]]) -> "asyncio.Future[_Outcome]":
     """The outcome of a call in a thread of its own, which does not keep the process from ending."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[list[str]] = loop.create_future()
-
-    def settle(outcome: list[str] | Exception) -> None:
-        if future.cancelled():
-            return
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+    future: asyncio.Future[_Outcome] = loop.create_future()
 
     def run() -> None:
         try:
-            outcome: list[str] | Exception = call()
-        except Exception as error:
+            outcome: _Outcome = call()
+        except (OSError, ValueError) as error:
             outcome = error
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(settle, outcome)
+            loop.call_soon_threadsafe(future.set_result, outcome)
 
     threading.Thread(target=run, name="lookup", daemon=True).start()
     return future
