@@ -67,7 +67,9 @@ class _HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """The status now; NOT_FOUND for a service that isn't here."""
         status = self._health.status(request.service)
         if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r} here")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"there is no service {request.service[:100]!r} here"
+            )
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 - as above
