@@ -8,6 +8,7 @@ official nginx image renders them as well; this file adds defaults and refuses m
 """
 
 import argparse
+import ipaddress
 import re
 import sys
 import textwrap
@@ -20,6 +21,7 @@ __all__ = [
     "UPSTREAM_SERVERS_FILE",
     "RenderError",
     "Variable",
+    "is_server_address",
     "layers",
     "render",
     "upstream_servers",
@@ -37,7 +39,9 @@ HELP_WIDTH = 100
 _PLACEHOLDER = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
 # Inside a quoted Nginx string these end it, start a variable, or begin another line.
 _FORBIDDEN_IN_VALUES = re.compile(r"""["'\\$;{}\r\n]""")
-_SERVER_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}|unix:/[^\s;]+")
+_SERVER_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([1-9][0-9]{0,4})")
+_SERVER_SOCKET = re.compile(r"unix:/[^\s;{}\"'\\$#]+")
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 class RenderError(Exception):
@@ -97,9 +101,33 @@ def upstream_servers(addresses: Sequence[str]) -> str:
     if not addresses:
         raise RenderError("an upstream needs at least one server; Nginx refuses an empty one")
     for address in addresses:
-        if not _SERVER_ADDRESS.fullmatch(address):
-            raise RenderError(f"{address!r} is not the address of a server; write host:port")
+        if not is_server_address(address):
+            raise RenderError(
+                f"{address!r} is not the address of a server; write host:port, with a port from 1 to 65535"
+            )
     return "".join(f"server {address} max_fails=0;\n" for address in addresses)
+
+
+def is_server_address(text: str) -> bool:
+    """Whether the text is HOST:PORT or unix:/PATH. Nginx starts only if a host that is a name resolves.
+
+    server/healthgate/addresses.py has the same rule for HOST:PORT, since this file runs alone.
+    """
+    if _SERVER_SOCKET.fullmatch(text):
+        return True
+    match = _SERVER_ADDRESS.fullmatch(text)
+    if match is None or int(match[2]) > 65535:
+        return False
+    host = match[1]
+    try:
+        if host.startswith("["):
+            ipaddress.IPv6Address(host[1:-1])
+        else:
+            ipaddress.IPv4Address(host)
+    except ValueError:
+        labels = host.removesuffix(".").split(".")
+        return len(host) <= 253 and all(map(_HOST_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
+    return True
 
 
 def write_configuration(

@@ -42,6 +42,8 @@ DEFAULT_PORT = 8443
 MAX_REPLICAS = 100
 POLL_INTERVAL_S = 0.2
 HEALTH_TIMEOUT_S = 2.0
+# supervisord looks after its processes once a second.
+RESTART_TIMEOUT_S = 4.0
 SHOWN_LOG_LINES = 15
 # A channel that was refused waits a second before it tries again, unless told otherwise.
 IMPATIENT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200)]
@@ -119,11 +121,17 @@ class Fleet:
             FleetError: supervisord has given a process up, or is gone itself.
         """
         pids = {state.name: state.pid for state in self._supervisor.states() or ()}
+        exited_s: dict[str, float] = {}
         while not stopped.wait(POLL_INTERVAL_S):
             if not self._supervisor.running:
                 raise FleetError(f"supervisord ended; see {self._logs / 'supervisord.log'}")
             for state in self._supervisor.states() or ():
-                if state.state in {"EXITED", "FATAL"}:
+                # Each is EXITED for a moment before its restart, and for good when its options are wrong.
+                if state.state != "EXITED":
+                    exited_s.pop(state.name, None)
+                elif time.monotonic() - exited_s.setdefault(state.name, time.monotonic()) > RESTART_TIMEOUT_S:
+                    raise FleetError(_failure(state))
+                if state.state == "FATAL":
                     raise FleetError(_failure(state))
                 if state.pid and state.pid != pids.get(state.name):
                     self._console.print(f"[yellow]{state.name} was restarted[/]; its log: {state.log}")

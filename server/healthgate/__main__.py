@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 
 from server.errors import ConfigurationError
+from server.healthgate.addresses import is_address
 from server.healthgate.gate import Gate, GateOptions
-from server.healthgate.nginx import is_address
 from server.ops.logging import configure_logging
 
 __all__ = ["main"]

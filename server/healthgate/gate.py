@@ -1,6 +1,7 @@
 """Ask everybody, decide, tell Nginx; again and again."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ import grpc
 import structlog
 
 from server.errors import ConfigurationError
-from server.healthgate.nginx import is_address, reload_nginx, write_members
+from server.healthgate.addresses import MAX_SERVERS, read_servers
+from server.healthgate.names import Names
+from server.healthgate.nginx import Nginx
 from server.healthgate.probe import Probe
 from server.healthgate.rotation import Answer, Rotation, RotationPolicy
 
@@ -40,9 +43,12 @@ class Gate:
     def __init__(self, options: GateOptions) -> None:
         self._options = options
         self._rotation = Rotation(options.policy)
+        self._names = Names()
+        self._nginx = Nginx(options.upstream_file, options.nginx_pid_file)
+        self._listed: list[str] = list(dict.fromkeys(options.servers))
+        self._complaint = ""
         self._probes: dict[str, Probe] = {}
         self._asking: dict[str, asyncio.Task[Answer]] = {}
-        self._reload_pending = False
         self._failed_open = False
         self._members: dict[str, str] = {}
 
@@ -61,57 +67,61 @@ class Gate:
 
     async def step(self) -> None:
         """One round. A slow server delays its own answer and nobody else's."""
-        await self._follow_servers()
+        first_round = not self._members
+        # Before the first answers nothing is known, and nothing should change.
+        patience_s = self._options.timeout_s * 2 if first_round else self._options.interval_s
+        self._read_list()
+        await self._follow_servers(patience_s if first_round else 0.0)
         for address, probe in self._probes.items():
             if address not in self._asking:
                 self._asking[address] = asyncio.create_task(probe.check())
-        first_round = not self._members
         if self._asking:
-            # Before the first answers nothing is known, and nothing should change.
-            patience_s = self._options.timeout_s * 2 if first_round else self._options.interval_s
             await asyncio.wait(self._asking.values(), timeout=patience_s)
         now_s = time.monotonic()
         for address, task in list(self._asking.items()):
             if task.done():
                 self._rotation.observe(address, task.result(), now_s)
                 del self._asking[address]
-        self._tell_nginx()
+        self._tell_nginx(now_s)
 
-    async def _follow_servers(self) -> None:
-        addresses = self._listed()
-        if addresses is None or list(self._probes) == addresses:
+    async def _follow_servers(self, patience_s: float) -> None:
+        found = self._names.endpoints(self._listed, time.monotonic())
+        if patience_s:
+            await self._names.wait(patience_s)
+            found = self._names.endpoints(self._listed, time.monotonic())
+        endpoints = dict(itertools.islice(found.items(), MAX_SERVERS))
+        if list(self._probes) == list(endpoints):
             return
-        for address in [address for address in self._probes if address not in addresses]:
+        for address in [address for address in self._probes if address not in endpoints]:
             task = self._asking.pop(address, None)
             if task is not None:
                 task.cancel()
             await self._probes.pop(address).close()
         options = self._options
         self._probes = {
-            address: self._probes.get(address) or Probe(address, options.credentials, options.timeout_s)
-            for address in addresses
+            address: self._probes.get(address) or Probe(address, host, options.credentials, options.timeout_s)
+            for address, host in endpoints.items()
         }
-        self._rotation.set_servers(addresses)
-        _log.info("watching", servers=len(addresses))
+        self._rotation.set_servers(endpoints)
+        _log.info("watching", servers=len(endpoints), too_many=len(found) - len(endpoints))
 
-    def _listed(self) -> list[str] | None:
-        """The servers of the options or of the file; None while the file makes no sense."""
+    def _read_list(self) -> None:
+        """Follow the file; while it makes no sense the old list stays."""
         if self._options.servers_file is None:
-            return list(dict.fromkeys(self._options.servers))
+            return
         try:
-            lines = self._options.servers_file.read_text().splitlines()
-        except OSError as error:
-            _log.error("list of servers not read; the old one stays", error=str(error))
-            return None
-        addresses = [line.partition("#")[0].strip() for line in lines]
-        addresses = list(dict.fromkeys(filter(None, addresses)))
-        wrong = [address for address in addresses if not is_address(address)]
-        if wrong or not addresses:
-            _log.error("list of servers is wrong; the old one stays", wrong=wrong[:3])
-            return None
-        return addresses
+            addresses, wrong = read_servers(self._options.servers_file)
+            complaint = f"no addresses of servers: {', '.join(wrong[:3])}" if wrong else ""
+        except ConfigurationError as error:
+            addresses, complaint = [], str(error)
+        # Without an old list what makes sense of the new one is better than to watch nobody.
+        if addresses and (not complaint or not self._listed):
+            self._listed = addresses
+        if complaint and complaint != self._complaint:
+            _log.error("list of servers is wrong; the old one stays", reason=complaint)
+        self._complaint = complaint
 
-    def _tell_nginx(self) -> None:
+    def _tell_nginx(self, now_s: float) -> None:
         members = self._rotation.members()
         for address, reason in members.items():
             before = self._members.get(address)
@@ -121,14 +131,5 @@ class Gate:
             _log.error("no server serves: all stay in rotation", servers=len(members))
         self._failed_open = self._rotation.fails_open
         self._members = members
-        if not members:
-            return
-        if write_members(self._options.upstream_file, members):
-            self._reload_pending = True
-        if self._reload_pending:
-            try:
-                reload_nginx(self._options.nginx_pid_file)
-                self._reload_pending = False
-            except ConfigurationError as error:
-                # Nginx may be restarting; it reads the file then anyway, and a reload more does no harm.
-                _log.warning("nginx not reloaded; trying again", error=str(error))
+        if members:
+            self._nginx.tell(members, now_s)

@@ -14,13 +14,17 @@ _OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_bac
 
 
 class Probe:
-    """A channel to one server's grpc.health.v1."""
+    """A channel to one server's grpc.health.v1, at IP:PORT."""
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None, timeout_s: float) -> None:
+    def __init__(
+        self, endpoint: str, host: str, credentials: grpc.ChannelCredentials | None, timeout_s: float
+    ) -> None:
+        # The certificate is that of the host as it is listed, and not of an address that it resolves to.
+        options = [*_OPTIONS, ("grpc.ssl_target_name_override", host)]
         self._channel = (
-            grpc.aio.insecure_channel(address, options=_OPTIONS)
+            grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
             if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+            else grpc.aio.secure_channel(endpoint, credentials, options=options)
         )
         self._timeout_s = timeout_s
 

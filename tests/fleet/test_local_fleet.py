@@ -60,6 +60,14 @@ class LocalFleet(ChildProcess):
         """What it started and still runs: command lines by process id."""
         return {pid: line for pid, line in processes_of(self.run_dir).items() if pid != self.process.pid}
 
+    def nginx_master(self) -> int:
+        """The process id in Nginx's pid file."""
+        return int((self.run_dir / "nginx" / "nginx.pid").read_text())
+
+    def nginx_workers(self) -> set[int]:
+        """The process ids of all of Nginx's workers, whoever is their master."""
+        return {pid for pid, line in self.processes().items() if line.startswith("nginx: worker")}
+
     def _announced(self) -> bool:
         self.require_running()
         return "Ctrl-C stops everything" in self.log.read_text()
@@ -83,6 +91,23 @@ def test_a_fleet_serves_heals_and_leaves_nothing_running(tmp_path: Path) -> None
         running = " ".join(fleet.processes().values())
         parts = ("supervisord", "server-0", "server-1", "nginx: worker", "healthgate")
         assert all(name in running for name in parts), running
+        fleet.signal(signal.SIGINT)
+        assert fleet.wait_end() == 0, fleet.log_tail()
+    assert fleet.processes() == {}
+
+
+@linux
+def test_a_killed_nginx_is_back_without_its_old_workers(tmp_path: Path) -> None:
+    """The workers of a killed master go on and keep the port; they end, and a new Nginx answers."""
+    with LocalFleet(tmp_path, "--model", "simulated", "--replicas", "1") as fleet, fleet.client() as client:
+        assert client.rerank("a", ["b"])
+        master, old = fleet.nginx_master(), fleet.nginx_workers()
+        os.kill(master, signal.SIGKILL)
+        wait_until(lambda: "nginx was restarted" in fleet.log.read_text(), "the restart to be reported")
+        wait_until(lambda: fleet.nginx_master() != master and fleet.nginx_workers(), "a new Nginx")
+        assert old.isdisjoint(fleet.nginx_workers())
+        assert all(client.rerank("a", [f"b {number}"]) for number in range(10))
+        assert fleet.over_http("/v1/models") == 200
         fleet.signal(signal.SIGINT)
         assert fleet.wait_end() == 0, fleet.log_tail()
     assert fleet.processes() == {}

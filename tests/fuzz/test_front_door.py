@@ -11,7 +11,16 @@ from tests.support.calls import served_by
 from tests.support.nginx import NginxProcess
 from tests.support.server_process import ServerProcess
 
-NAMES = (b"/rerank.v1.\xfd/Rerank", b"/x", b"/a.b/c/d", b"/rerank.v1.S/\xc3\xa4")
+NAMES = (
+    b"/rerank.v1.\xfd/Rerank",
+    b"/x",
+    b"/health",
+    b"/a.b/c/d",
+    b"/rerank.v1.S/\xc3\xa4",
+    b"/grpc.health.v1.Health/\xfd",
+    b"/rerank.v1.RerankService/Rerank?\xfd",
+    b"/rerank.v1.RerankService/RerankStream?\xfd",
+)
 
 
 def test_names_that_no_method_has_reach_no_server(tmp_path: Path, certificate: CertificateFiles) -> None:

@@ -1,10 +1,8 @@
 """The health gate's policy."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.healthgate.nginx import is_address, write_members
 from server.healthgate.rotation import Answer, Rotation, RotationPolicy
 
 
@@ -114,20 +112,3 @@ def test_there_is_always_a_member_and_always_a_way_back(steps: list[tuple[str, A
     for name in "abc":
         rotation.observe(name, Answer.SERVING, now_s)
     assert members_in(rotation) == {"a", "b", "c"}
-
-
-def test_the_file_lists_everybody_and_changes_only_when_it_must(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """Servers that are out are marked down with the reason; another reason is no reason to reload."""
-    path = tmp_path_factory.mktemp("members") / "upstream_servers.conf"
-    assert write_members(path, {"a:1": "", "b:2": "not serving"})
-    assert path.read_text() == "server a:1 max_fails=0;\nserver b:2 max_fails=0 down;  # not serving\n"
-    assert not write_members(path, {"a:1": "", "b:2": "no answer"})
-    assert write_members(path, {"a:1": "", "b:2": ""})
-
-
-@pytest.mark.parametrize("text", ["a:1; evil", "a", "a:b", "a:1\n", "", "a b:1", "unix:/x"])
-def test_nothing_but_an_address_gets_into_the_configuration(text: str) -> None:
-    """A list of servers is no way to write Nginx directives."""
-    assert not is_address(text)

@@ -29,5 +29,9 @@ class ChaosNginx(NginxProcess):
         except subprocess.TimeoutExpired:
             self.signal(signal.SIGTERM)
             self.process.wait()
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start once more, after whatever has ended it; return when it listens."""
         self.start()
         wait_until(self._accepts, f"Nginx to listen on port {self.port}")
