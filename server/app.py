@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from typing import NoReturn
 
 import grpc.aio
 import structlog
@@ -18,7 +19,9 @@ from server.engine.warmup import warm_up
 from server.models.base import Model
 from server.models.loading import load_model
 from server.ops.health import HEALTH_SERVICE, RERANK_SERVICE, Health
+from server.ops.logging import flush_logs
 from server.ops.metrics import EngineMetrics
+from server.ops.signals import listen_to_signals
 from server.reranker import Limits, Reranker
 from server.transport.api_keys import configured_keys
 from server.transport.call import CallLog
@@ -26,6 +29,7 @@ from server.transport.grpc_front import GrpcFront
 from server.transport.grpc_server import add_rerank_service, enable_reflection, preflight
 from server.transport.grpc_service import RerankService
 from server.transport.http.api import build_http_app
+from server.transport.http.metrics import MetricsServer
 from server.transport.http.server import HttpServer, listen_http
 from server.transport.http.service import HttpService, ServerLoad
 from server.transport.tei.service import TEI_SERVICES, TeiService, add_tei_services
@@ -48,8 +52,6 @@ def run(settings: Settings) -> int:
         ConfigurationError: the server can't start with these settings.
     """
     preflight(settings)
-    if settings.http_port:
-        listen_http(settings).close()
     started_s = time.monotonic()
     _log.info("loading", model=settings.model, device=settings.device)
     model = load_model(settings)
@@ -91,6 +93,7 @@ class Server:
         self._calls = CallLog(log_each=settings.log_requests)
         self._keys = configured_keys(settings)
         self._stop = asyncio.Event()
+        self._signalled = False
         self._exit_status = 0
 
     async def serve(self) -> int:
@@ -98,9 +101,10 @@ class Server:
         front = GrpcFront(self._settings, self._add_services, self._keys, on_gone=self._port_lost)
         name = self._server_name(front.port)
         if self._settings.metrics_port:
-            self._metrics.serve(self._settings.metrics_port)
+            MetricsServer(self._settings, self._metrics.registry, self._keys).start()
         await self._engine.start()
-        self._listen_to_signals()
+        loop = asyncio.get_running_loop()
+        listen_to_signals(lambda number: self._on_signal(number, loop))
         http = self._http_server(name) if self._settings.http_port else None
         await front.start()
         if http is not None:
@@ -171,16 +175,14 @@ class Server:
         self._model.close()
         _log.info("stopped", unfinished_calls=unfinished)
 
-    def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
-
-    def _on_signal(self) -> None:
-        if self._stop.is_set():
-            _log.warning("second signal: stopping at once")
-            os._exit(EXIT_FORCED)
-        self._stop.set()
+    def _on_signal(self, number: signal.Signals, loop: asyncio.AbstractEventLoop) -> None:
+        """Called on a thread of its own, so that the second signal is obeyed whatever the loop does."""
+        if self._signalled or self._stop.is_set():
+            _log.warning("second signal: stopping at once", signal=number.name)
+            _exit_at_once(EXIT_FORCED)
+        self._signalled = True
+        _log.info("stopping", signal=number.name)
+        loop.call_soon_threadsafe(self._stop.set)
 
     def _device_lost(self, reason: str) -> None:
         _log.error("device lost; exiting so that a supervisor can restart the server", reason=reason)
@@ -201,7 +203,12 @@ class Server:
             if busy_s > limit_s:
                 await self._health.set(serving=False)
                 _log.error("stuck: one batch exceeds --stuck-after; exiting", seconds=round(busy_s, 1))
-                os._exit(EXIT_DEVICE_LOST)
+                _exit_at_once(EXIT_DEVICE_LOST)
+
+
+def _exit_at_once(status: int) -> NoReturn:
+    flush_logs()
+    os._exit(status)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -68,6 +68,12 @@ class Settings(BaseSettings):
         "serving", 300, "age at which connections are renewed, so that clients spread anew; 0 never", ge=0
     )
     metrics_port: int = _option("serving", 0, "port for Prometheus metrics; 0 serves none", ge=0, le=65535)
+    metrics_require_key: bool = _option(
+        "serving",
+        True,
+        "where API keys are configured, --metrics-port asks for one too; "
+        "Prometheus sends it with authorization and credentials_file",
+    )
 
     http_port: int = _option(
         "http", 0, "port for HTTP and JSON (Cohere, Jina, TEI and others); 0 serves none", ge=0, le=65535

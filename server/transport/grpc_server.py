@@ -1,6 +1,5 @@
 """The gRPC server: services, options and the port."""
 
-import socket
 from pathlib import Path
 
 import grpc
@@ -14,6 +13,7 @@ from server.transport.api_keys import ApiKeys, configured_keys
 from server.transport.grpc_auth import RequireApiKey
 from server.transport.grpc_malformed import RefuseMalformed
 from server.transport.grpc_service import RerankService
+from server.transport.ports import cannot_listen, try_ports
 from server.transport.tls import TlsFiles, server_credentials
 
 __all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection", "preflight"]
@@ -54,28 +54,21 @@ def bind(server: grpc.aio.Server, settings: Settings) -> int:
     except RuntimeError:
         port = 0
     if port == 0:
-        raise _cannot_listen(settings, "the address is taken or is not one of this machine")
+        raise cannot_listen(
+            settings.host, settings.port, "--port", "the address is taken or is not one of this machine"
+        )
     return port
 
 
 def preflight(settings: Settings) -> None:
     """Fail before a model is loaded for nothing; `bind` follows once the model is ready.
 
-    The port stays closed until then, so that a balancer's connection attempt fails
-    at once and goes to another server.
-
     Raises:
-        ConfigurationError: the address can't be listened on, or a file of keys or certificates is wrong.
+        ConfigurationError: a port can't be listened on, or a file of keys or certificates is wrong.
     """
     configured_keys(settings)
     _credentials(settings)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise _cannot_listen(settings, error.strerror or str(error)) from None
+    try_ports(settings)
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
@@ -90,13 +83,6 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
         TlsFiles(
             Path(settings.tls_certificate), Path(settings.tls_key), Path(authority) if authority else None
         )
-    )
-
-
-def _cannot_listen(settings: Settings, why: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"--port {settings.port}: can't listen on {settings.host}:{settings.port}: {why}; "
-        "stop what listens there, or choose another --port or --host"
     )
 
 
