@@ -1,12 +1,11 @@
-"""What a log line may hold: values of bounded length, nothing that forges a line, no endless repetition."""
+"""What a log line may hold: values of bounded length, and no endless repetition."""
 
-import re
 import threading
 from dataclasses import dataclass, field
 
 from structlog.typing import EventDict, WrappedLogger
 
-__all__ = ["MAX_VALUE_CHARACTERS", "Repetition", "bound_values", "escape_control_characters"]
+__all__ = ["MAX_VALUE_CHARACTERS", "Repetition", "bound_values"]
 
 MAX_VALUE_CHARACTERS = 1_000
 MAX_TRACEBACK_CHARACTERS = 16_000
@@ -18,10 +17,6 @@ WINDOW_S = 1.0
 MAX_KINDS = 1_000
 """Different lines whose repetition is counted at once; further ones are counted together."""
 
-# C0, DEL, C1, Unicode's line ends and what turns the direction of writing.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_CONTROL_BUT_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
 
 def bound_values(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     """Shorten whatever is long: a model's name of 10 MB is a line of 1 kB.
@@ -30,16 +25,6 @@ def bound_values(logger: WrappedLogger, name: str, event: EventDict) -> EventDic
     """
     return {
         key: _bounded(value, MAX_TRACEBACK_CHARACTERS if key in TRACEBACKS else MAX_VALUE_CHARACTERS)
-        for key, value in event.items()
-    }
-
-
-def escape_control_characters(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    """Keep a value on its line and a terminal in its state; JSON does so by itself."""
-    return {
-        key: (_CONTROL_BUT_LINES if key in TRACEBACKS else _CONTROL).sub(_escaped, value)
-        if isinstance(value, str)
-        else value
         for key, value in event.items()
     }
 
@@ -85,7 +70,3 @@ def _bounded(value: object, limit: int) -> object:
     # Both ends: the first says what it is, and a traceback's last line what happened.
     half = limit // 2
     return f"{text[:half]}… ({len(text) - 2 * half:,} characters left out) …{text[-half:]}"
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode("ascii")

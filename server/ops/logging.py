@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 from structlog.typing import EventDict, Processor
 
-from server.ops.log_lines import Repetition, bound_values, escape_control_characters
+from server.ops.log_lines import Repetition, bound_values
 from server.ops.log_writer import LogWriter
 
 __all__ = ["configure_logging", "dropped_log_lines", "flush_logs"]
@@ -36,7 +36,6 @@ def configure_logging(level: str, log_format: Literal["auto", "console", "json"]
     ]
     renderers: list[Processor] = (
         [
-            escape_control_characters,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             ),

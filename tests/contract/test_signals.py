@@ -11,7 +11,7 @@ from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import wait_until
 
-STALLED = "the event loop stands still"
+STALLED = "the loop stands still"
 
 # A server whose event loop stalls once a file appears, while other threads wake it up until
 # the pipe that they wake it through is full: what a large request did for seconds.
@@ -31,7 +31,7 @@ def stall(loop):
     stalled.wait()
     for _ in range(20_000):
         loop.call_soon_threadsafe(int)
-    print("%s", flush=True)
+    print("the loop stands still", flush=True)
 
 async def serve_and_stall(self):
     threading.Thread(target=stall, args=(asyncio.get_running_loop(),), daemon=True).start()
@@ -39,7 +39,7 @@ async def serve_and_stall(self):
 
 app.Server.serve = serve_and_stall
 sys.exit(main(sys.argv[3:]))
-""" % STALLED
+"""
 
 
 class StallingServer(ServerProcess):
@@ -103,4 +103,3 @@ def test_children_can_be_stopped(tmp_path: Path) -> None:
         "sys.exit(child.wait(10) != -15)\n"
     )
     assert subprocess.run([sys.executable, script], timeout=30, check=False).returncode == 0
-
