@@ -33,12 +33,14 @@ from server.transport.http.metrics import MetricsServer
 from server.transport.http.server import HttpServer, listen_http
 from server.transport.http.service import HttpService, ServerLoad
 from server.transport.tei.service import TEI_SERVICES, TeiService, add_tei_services
+from server.transport.tls import configured_tls
 
 __all__ = ["EXIT_DEVICE_LOST", "run"]
 
 EXIT_FORCED = 1
 EXIT_DEVICE_LOST = 70
 WATCHDOG_INTERVAL_S = 0.5
+CERTIFICATE_CHECK_S = 24 * 3600.0
 # What is left open when the last call has been answered (health watches, idle streams) needs no more.
 FAREWELL_S = 0.5
 
@@ -92,6 +94,8 @@ class Server:
         self._reranker = Reranker(self._engine, model.info, _limits(settings))
         self._calls = CallLog(log_each=settings.log_requests)
         self._keys = configured_keys(settings)
+        if self._keys is not None:
+            self._keys.watch()
         self._stop = asyncio.Event()
         self._signalled = False
         self._exit_status = 0
@@ -118,8 +122,10 @@ class Server:
             name=name,
         )
         watchdog = asyncio.create_task(self._watch_device())
+        certificate_watch = asyncio.create_task(self._watch_certificate())
         await self._stop.wait()
         watchdog.cancel()
+        certificate_watch.cancel()
         await self._drain(front, http)
         return self._exit_status
 
@@ -204,6 +210,12 @@ class Server:
                 await self._health.set(serving=False)
                 _log.error("stuck: one batch exceeds --stuck-after; exiting", seconds=round(busy_s, 1))
                 _exit_at_once(EXIT_DEVICE_LOST)
+
+    async def _watch_certificate(self) -> None:
+        """Say every day that the certificate is about to expire, once it is."""
+        while (files := configured_tls(self._settings)) is not None:
+            files.warn_of_expiry()
+            await asyncio.sleep(CERTIFICATE_CHECK_S)
 
 
 def _exit_at_once(status: int) -> NoReturn:

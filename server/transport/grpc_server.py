@@ -1,20 +1,17 @@
 """The gRPC server: services, options and the port."""
 
-from pathlib import Path
-
 import grpc
 import grpc.aio
 from grpc_reflection.v1alpha import reflection
 from rerank.v1 import rerank_pb2_grpc
 
 from server.config import Settings
-from server.errors import ConfigurationError
 from server.transport.api_keys import ApiKeys, configured_keys
 from server.transport.grpc_auth import RequireApiKey
 from server.transport.grpc_malformed import RefuseMalformed
 from server.transport.grpc_service import RerankService
 from server.transport.ports import cannot_listen, try_ports
-from server.transport.tls import TlsFiles, server_credentials
+from server.transport.tls import configured_tls, server_credentials
 
 __all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection", "preflight"]
 
@@ -45,12 +42,12 @@ def bind(server: grpc.aio.Server, settings: Settings) -> int:
     """
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.port}"
-    credentials = _credentials(settings)
+    tls = configured_tls(settings)
     try:
-        if credentials is None:
+        if tls is None:
             port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(address, credentials)
+            port = server.add_secure_port(address, server_credentials(tls))
     except RuntimeError:
         port = 0
     if port == 0:
@@ -67,23 +64,8 @@ def preflight(settings: Settings) -> None:
         ConfigurationError: a port can't be listened on, or a file of keys or certificates is wrong.
     """
     configured_keys(settings)
-    _credentials(settings)
+    configured_tls(settings)
     try_ports(settings)
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    if not settings.tls_certificate and not settings.tls_key:
-        if settings.tls_client_authority:
-            raise ConfigurationError("--tls-client-authority: needs --tls-certificate and --tls-key")
-        return None
-    if not (settings.tls_certificate and settings.tls_key):
-        raise ConfigurationError("--tls-certificate and --tls-key go together; give both or none")
-    authority = settings.tls_client_authority
-    return server_credentials(
-        TlsFiles(
-            Path(settings.tls_certificate), Path(settings.tls_key), Path(authority) if authority else None
-        )
-    )
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
