@@ -22,10 +22,8 @@ def read_file(path: Path, option: str, *, max_bytes: int) -> bytes:
         ConfigurationError: it can't be read, is no regular file, or exceeds `max_bytes`; names `option`.
     """
     try:
-        # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ConfigurationError(f"{option} {path}: is not a regular file; give the path of one")
             content = file.read(max_bytes + 1)
     except OSError as error:
@@ -48,3 +46,8 @@ def stamp_of(path: Path, option: str) -> Stamp:
     except OSError as error:
         raise ConfigurationError(f"{option} {path}: {error.strerror}") from None
     return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # Otherwise opening a pipe waits for somebody to write into it.
+    return os.open(path, flags | os.O_NONBLOCK)
