@@ -15,6 +15,9 @@ from server.transport.tls import configured_tls, server_credentials
 
 __all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection", "preflight"]
 
+# gRPC's options are C's int.
+INT_MAX = 2**31 - 1
+
 
 def build_grpc_server(settings: Settings, keys: ApiKeys | None) -> grpc.aio.Server:
     """A server without services or a port; call from the event loop that will run it."""
@@ -72,7 +75,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         # A response that echoes its documents is larger than the request.
-        ("grpc.max_send_message_length", 2 * settings.max_request_bytes + 1024 * 1024),
+        ("grpc.max_send_message_length", min(INT_MAX, 2 * settings.max_request_bytes + 1024 * 1024)),
         # Two servers must never share a port by accident, each taking half of the calls.
         ("grpc.so_reuseport", 0),
         # Nginx closes an idle upstream connection on any stray byte, such as a bandwidth probe.
