@@ -31,10 +31,14 @@ def _serve(arguments: Sequence[str]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Imported only now: --help and a wrong option answer at once.
     from server.app import run
-    from server.ops.logging import configure_logging
+    from server.ops.logging import configure_logging, flush_logs
 
     configure_logging(settings.log_level, settings.log_format)
-    return run(settings)
+    try:
+        return run(settings)
+    finally:
+        # What is said next, about an error, is said after what came before it.
+        flush_logs()
 
 
 def _materialise(arguments: Sequence[str]) -> int:

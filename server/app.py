@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from typing import NoReturn
 
 import grpc.aio
 import structlog
@@ -19,7 +20,9 @@ from server.engine.warmup import warm_up
 from server.models.base import Model
 from server.models.loading import load_model
 from server.ops.health import HEALTH_SERVICE, RERANK_SERVICE, Health
+from server.ops.logging import flush_logs
 from server.ops.metrics import EngineMetrics
+from server.ops.signals import listen_to_signals
 from server.reranker import Limits, Reranker
 from server.transport.api_keys import configured_keys
 from server.transport.call import CallLog
@@ -27,16 +30,19 @@ from server.transport.grpc_front import GrpcFront
 from server.transport.grpc_server import add_rerank_service, enable_reflection, preflight
 from server.transport.grpc_service import RerankService
 from server.transport.http.api import build_http_app
+from server.transport.http.metrics import MetricsServer
 from server.transport.http.receiving import Bodies
 from server.transport.http.server import HttpServer, listen_http
 from server.transport.http.service import HttpService, ServerLoad
 from server.transport.tei.service import TEI_SERVICES, TeiService, add_tei_services
+from server.transport.tls import configured_tls
 
 __all__ = ["EXIT_DEVICE_LOST", "run"]
 
 EXIT_FORCED = 1
 EXIT_DEVICE_LOST = 70
 WATCHDOG_INTERVAL_S = 0.5
+CERTIFICATE_CHECK_S = 24 * 3600.0
 # What is left open when the last call has been answered (health watches, idle streams) needs no more.
 FAREWELL_S = 0.5
 # How long a thread may go on with Python before another gets its turn. The event loop gives up
@@ -55,8 +61,6 @@ def run(settings: Settings) -> int:
     """
     sys.setswitchinterval(THREAD_SWITCH_S)
     preflight(settings)
-    if settings.http_port:
-        listen_http(settings).close()
     started_s = time.monotonic()
     _log.info("loading", model=settings.model, device=settings.device)
     model = load_model(settings)
@@ -98,7 +102,10 @@ class Server:
         self._reranker = Reranker(self._engine, model.info, _limits(settings))
         self._calls = CallLog(log_each=settings.log_requests)
         self._keys = configured_keys(settings)
+        if self._keys is not None:
+            self._keys.watch()
         self._stop = asyncio.Event()
+        self._signalled = False
         self._exit_status = 0
 
     async def serve(self) -> int:
@@ -106,9 +113,10 @@ class Server:
         front = GrpcFront(self._settings, self._add_services, self._keys, on_gone=self._port_lost)
         name = self._server_name(front.port)
         if self._settings.metrics_port:
-            self._metrics.serve(self._settings.metrics_port)
+            MetricsServer(self._settings, self._metrics.registry, self._keys).start()
         await self._engine.start()
-        self._listen_to_signals()
+        loop = asyncio.get_running_loop()
+        listen_to_signals(lambda number: self._on_signal(number, loop))
         http = self._http_server(name) if self._settings.http_port else None
         await front.start()
         if http is not None:
@@ -122,8 +130,10 @@ class Server:
             name=name,
         )
         watchdog = asyncio.create_task(self._watch_device())
+        certificate_watch = asyncio.create_task(self._watch_certificate())
         await self._stop.wait()
         watchdog.cancel()
+        certificate_watch.cancel()
         await self._drain(front, http)
         return self._exit_status
 
@@ -180,16 +190,14 @@ class Server:
         self._model.close()
         _log.info("stopped", unfinished_calls=unfinished)
 
-    def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
-
-    def _on_signal(self) -> None:
-        if self._stop.is_set():
-            _log.warning("second signal: stopping at once")
-            os._exit(EXIT_FORCED)
-        self._stop.set()
+    def _on_signal(self, number: signal.Signals, loop: asyncio.AbstractEventLoop) -> None:
+        """Called on a thread of its own, so that the second signal is obeyed whatever the loop does."""
+        if self._signalled or self._stop.is_set():
+            _log.warning("second signal: stopping at once", signal=number.name)
+            _exit_at_once(EXIT_FORCED)
+        self._signalled = True
+        _log.info("stopping", signal=number.name)
+        loop.call_soon_threadsafe(self._stop.set)
 
     def _device_lost(self, reason: str) -> None:
         _log.error("device lost; exiting so that a supervisor can restart the server", reason=reason)
@@ -210,7 +218,18 @@ class Server:
             if busy_s > limit_s:
                 await self._health.set(serving=False)
                 _log.error("stuck: one batch exceeds --stuck-after; exiting", seconds=round(busy_s, 1))
-                os._exit(EXIT_DEVICE_LOST)
+                _exit_at_once(EXIT_DEVICE_LOST)
+
+    async def _watch_certificate(self) -> None:
+        """Say every day that the certificate is about to expire, once it is."""
+        while (files := configured_tls(self._settings)) is not None:
+            files.warn_of_expiry()
+            await asyncio.sleep(CERTIFICATE_CHECK_S)
+
+
+def _exit_at_once(status: int) -> NoReturn:
+    flush_logs()
+    os._exit(status)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -23,6 +23,11 @@ __all__ = ["DEFAULT_MODEL", "MIB", "Settings", "SimulatedModelSettings", "read_s
 DEFAULT_MODEL = "BAAI/bge-reranker-v2-m3"
 ENVIRONMENT_PREFIX = "RERANK_"
 MIB = 1024 * 1024
+DAY_S = 24 * 3600
+MAX_TOKENS = 2**20
+"""Of a pair and of a batch; what no device holds."""
+MAX_COUNT = 10**9
+MAX_SHOWN_CHARACTERS = 100
 
 _EPILOGUE = f"""\
 Every option is also an environment variable: --token-budget is {ENVIRONMENT_PREFIX}TOKEN_BUDGET.
@@ -56,18 +61,35 @@ class SimulatedModelSettings(BaseModel):
 class Settings(BaseSettings):
     """The server's configuration; frozen, and valid once it exists."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    host: str = _option("serving", "0.0.0.0", "address to listen on; use :: for IPv6 as well")
+    host: str = _option(
+        "serving", "0.0.0.0", "address to listen on; use :: for IPv6 as well", pattern=r"^[!-~]{1,255}$"
+    )
     port: int = _option("serving", 50051, "port of the gRPC server", ge=0, le=65535)
     server_name: str = _option(
-        "serving", "", "name under which answers and logs mention this server (default: HOST:PORT)"
+        "serving",
+        "",
+        "name under which answers and logs mention this server (default: HOST:PORT); "
+        "up to 128 characters of ASCII without spaces",
+        # It travels in metadata and in headers.
+        pattern=r"^[!-~]{0,128}$",
     )
     reflection: bool = _option("serving", True, "serve gRPC reflection, which grpcurl needs")
     max_connection_age_s: float = _option(
-        "serving", 300, "age at which connections are renewed, so that clients spread anew; 0 never", ge=0
+        "serving",
+        300,
+        "age at which connections are renewed, so that clients spread anew; 0 never",
+        ge=0,
+        le=7 * DAY_S,
     )
     metrics_port: int = _option("serving", 0, "port for Prometheus metrics; 0 serves none", ge=0, le=65535)
+    metrics_require_key: bool = _option(
+        "serving",
+        True,
+        "where API keys are configured, --metrics-port asks for one too; "
+        "Prometheus sends it with authorization and credentials_file",
+    )
 
     http_port: int = _option(
         "http", 0, "port for HTTP and JSON (Cohere, Jina, TEI and others); 0 serves none", ge=0, le=65535
@@ -113,7 +135,7 @@ class Settings(BaseSettings):
         "model",
         "auto",
         "auto (the first GPU, else the CPU), cpu, cuda or cuda:N",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$",
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = _option(
         "model",
@@ -121,19 +143,23 @@ class Settings(BaseSettings):
         "precision of the weights: auto is float16 or bfloat16 on a GPU and float32 on the CPU",
     )
     max_tokens: int = _option(
-        "model", 8192, "most tokens of one pair; lowered to what the model can read", ge=8
+        "model", 8192, "most tokens of one pair; lowered to what the model can read", ge=8, le=MAX_TOKENS
     )
-    threads: int = _option("model", 0, "CPU threads for the model; 0 is one per core", ge=0)
+    threads: int = _option("model", 0, "CPU threads for the model; 0 is one per core", ge=0, le=1024)
     trust_remote_code: bool = _option("model", False, "run Python code that comes with the checkpoint")
 
     token_budget: int = _option(
-        "engine", 0, "tokens of one batch; 0 lets the model choose and tunes it at warm-up on a GPU", ge=0
+        "engine",
+        0,
+        "tokens of one batch; 0 lets the model choose and tunes it at warm-up on a GPU",
+        ge=0,
+        le=MAX_TOKENS,
     )
     scheduling: Literal["fair", "fifo"] = _option(
         "engine", "fair", "fair: who got least goes first; fifo: first come, first served, for comparison"
     )
     max_queued_tokens: int = _option(
-        "engine", 4_000_000, "tokens that may wait before requests are refused", ge=1
+        "engine", 4_000_000, "tokens that may wait before requests are refused", ge=1, le=10**12
     )
     queue_share: float = _option(
         "engine",
@@ -143,26 +169,35 @@ class Settings(BaseSettings):
         le=1,
     )
     pair_cache_mib: int = _option(
-        "engine", 128, "memory for scores of pairs that were seen before; 0 switches the cache off", ge=0
+        "engine",
+        128,
+        "memory for scores of pairs that were seen before; 0 switches the cache off",
+        ge=0,
+        le=MIB,
     )
     stuck_after_s: float = _option(
-        "engine", 120, "one batch longer than this means a dead device: the server exits; 0 never", ge=0
+        "engine",
+        120,
+        "one batch longer than this means a dead device: the server exits; 0 never",
+        ge=0,
+        le=DAY_S,
     )
 
-    max_documents: int = _option("limits", 4096, "documents in one request", ge=1)
+    max_documents: int = _option("limits", 4096, "documents in one request", ge=1, le=10**6)
     max_request_mib: int = _option("limits", 16, "size of one request", ge=1, le=1024)
     receiving_mib: int = _option(
         "limits",
         128,
         "memory for requests that are arriving or wait to be parsed; 64 KiB of each are free",
         ge=1,
+        le=MIB,
     )
-    max_query_kib: int = _option("limits", 64, "size of one query", ge=1)
+    max_query_kib: int = _option("limits", 64, "size of one query", ge=1, le=MIB)
     max_windows_per_document: int = _option(
-        "limits", 64, "windows of one document with TRUNCATION_CHUNK", ge=1
+        "limits", 64, "windows of one document with TRUNCATION_CHUNK", ge=1, le=10**6
     )
     max_stream_queries: int = _option(
-        "limits", 64, "queries of one RerankStream that are worked on at once", ge=1
+        "limits", 64, "queries of one RerankStream that are worked on at once", ge=1, le=10_000
     )
 
     tls_certificate: str = _option("security", "", "PEM file of the server's certificate chain; enables TLS")
@@ -173,9 +208,11 @@ class Settings(BaseSettings):
     api_keys_file: str = _option(
         "security", "", "file of API keys, lines of NAME KEY; every call but health then needs one"
     )
-    api_key_concurrency: int = _option("security", 0, "queries at once for each key; 0 is unlimited", ge=0)
+    api_key_concurrency: int = _option(
+        "security", 0, "queries at once for each key; 0 is unlimited", ge=0, le=MAX_COUNT
+    )
     api_key_tokens_per_minute: int = _option(
-        "security", 0, "tokens a minute for each key; 0 is unlimited", ge=0
+        "security", 0, "tokens a minute for each key; 0 is unlimited", ge=0, le=10**12
     )
 
     drain_delay_s: float = _option(
@@ -183,9 +220,10 @@ class Settings(BaseSettings):
         5,
         "after SIGTERM: how long to go on answering while health says NOT_SERVING",
         ge=0,
+        le=DAY_S,
     )
     drain_grace_s: float = _option(
-        "lifecycle", 60, "then: how long the accepted requests may take to finish", ge=0
+        "lifecycle", 60, "then: how long the accepted requests may take to finish", ge=0, le=DAY_S
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = _option(
@@ -197,12 +235,12 @@ class Settings(BaseSettings):
     log_requests: bool = _option("logging", True, "one line for each answered request")
 
     simulated_tokens_per_second: float = _option(
-        "simulated model", 20_000, "how fast the simulated device is", gt=0
+        "simulated model", 20_000, "how fast the simulated device is", ge=0.001, le=1e12
     )
-    simulated_startup_s: float = _option("simulated model", 0, "how long it takes to load", ge=0)
+    simulated_startup_s: float = _option("simulated model", 0, "how long it takes to load", ge=0, le=DAY_S)
 
     simulated_memory_tokens: int = _option(
-        "simulated model", 0, "batches above this run out of memory; 0 never", ge=0
+        "simulated model", 0, "batches above this run out of memory; 0 never", ge=0, le=MAX_COUNT
     )
 
     @property
@@ -258,9 +296,10 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] | Non
         # A pattern means nothing to a reader; the option's own description does.
         described = first["type"] == "string_pattern_mismatch"
         why = f"use {Settings.model_fields[name].description}" if described else _readable(first["msg"])
-        raise ConfigurationError(
-            f"{origin.get(name, _flag(name))}: {given.get(name)!r} is not valid: {why}"
-        ) from None
+        shown = repr(given.get(name))
+        if len(shown) > MAX_SHOWN_CHARACTERS:
+            shown = f"{shown[:MAX_SHOWN_CHARACTERS]}…"
+        raise ConfigurationError(f"{origin.get(name, _flag(name))}: {shown} is not valid: {why}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

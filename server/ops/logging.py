@@ -1,26 +1,47 @@
-"""Structured logs on standard error: for people on a terminal, JSON otherwise."""
+"""Structured logs on standard error: for people on a terminal, JSON otherwise.
+
+Nobody waits for whoever reads the log: lines are written by a thread of their own
+(`log_writer`), and what can't be written is dropped and counted.
+"""
 
 import logging
 import sys
+import time
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import structlog
+from structlog.typing import EventDict, Processor
 
-__all__ = ["configure_logging"]
+from server.ops.log_lines import Repetition, bound_values
+from server.ops.log_writer import LogWriter
+
+__all__ = ["configure_logging", "dropped_log_lines", "flush_logs"]
+
+FLUSH_TIMEOUT_S = 1.0
+# Enough to tell what is repeated, and little enough to leave out an address or a number at its end.
+KIND_CHARACTERS = 80
 
 
 def configure_logging(level: str, log_format: Literal["auto", "console", "json"]) -> None:
-    """Route structlog and the standard library's loggers to one format on standard error."""
+    """Route structlog, the standard library's loggers and warnings to one format on standard error."""
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
-    shared: list[structlog.typing.Processor] = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
+        # Here and not on the writing thread: only here is the exception the current one.
+        structlog.processors.format_exc_info,
+        bound_values,
     ]
-    renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    renderers: list[Processor] = (
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
@@ -32,16 +53,78 @@ def configure_logging(level: str, log_format: Literal["auto", "console", "json"]
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
-        )
-    )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [_Handler(shared, renderers)]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     # Libraries talk at INFO about their own affairs (hub requests, connections); warnings still show.
     for name in ("httpx", "httpcore", "urllib3", "sentence_transformers", "transformers", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def flush_logs() -> None:
+    """Wait until the log is written, but not for a reader that has stopped; before any `os._exit`."""
+    for handler in _handlers():
+        handler.flush()
+
+
+def dropped_log_lines() -> int:
+    """Lines that were not written because nobody took them."""
+    return sum(handler.writer.dropped for handler in _handlers())
+
+
+class _Handler(logging.Handler):
+    """Hands records to a `LogWriter`; of warnings and errors that repeat, the first few a second."""
+
+    def __init__(self, shared: Sequence[Processor], renderers: Sequence[Processor]) -> None:
+        super().__init__()
+        self._shared = shared
+        self._renderers = renderers
+        self._repetition = Repetition()
+        self.writer = LogWriter(sys.stderr.fileno(), self._render, more=self._left_out, lost=self._lost)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # wrap_for_formatter leaves the finished event here; other loggers leave a text.
+        finished: EventDict | None = record.msg if hasattr(record, "_logger") else None  # type: ignore[assignment]
+        # Not what is logged in the normal course: whoever counts calls wants every line of them.
+        if record.levelno >= logging.WARNING:
+            said = finished["event"] if finished else record.msg
+            if not self._repetition.admits(f"{record.name}: {said}"[:KIND_CHARACTERS], time.monotonic()):
+                return
+        if finished is not None:
+            self.writer.put(finished)
+        else:
+            event: EventDict = {"event": record.getMessage(), "logger": record.name}
+            if record.exc_info:
+                event["exc_info"] = record.exc_info
+            self.writer.put(self._completed(record.levelname.lower(), event))
+
+    def flush(self) -> None:
+        """Wait a moment for what was logged; `logging` calls it when the process ends."""
+        # The base class's constructor knows this method before there is a writer.
+        self.writer.flush(FLUSH_TIMEOUT_S)
+
+    def _completed(self, level: str, event: EventDict) -> EventDict:
+        return _through(self._shared, level, event)
+
+    def _render(self, event: EventDict) -> str:
+        return str(_through(self._renderers, "", dict(event)))
+
+    def _left_out(self) -> Iterator[EventDict]:
+        for said, lines in self._repetition.take_left_out().items():
+            yield self._completed(
+                "warning", {"event": "repeated lines left out", "said": said, "lines": lines}
+            )
+
+    def _lost(self, lines: int) -> EventDict:
+        return self._completed("warning", {"event": "log lines dropped: nobody took them", "lines": lines})
+
+
+def _through(processors: Sequence[Processor], name: str, event: EventDict) -> EventDict:
+    for processor in processors:
+        event = processor(None, name, event)  # type: ignore[assignment]
+    return event
+
+
+def _handlers() -> list[_Handler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]

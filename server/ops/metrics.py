@@ -1,8 +1,13 @@
 """The engine's figures for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from server.engine.engine import Engine
+from server.ops.logging import dropped_log_lines
 
 __all__ = ["EngineMetrics"]
 
@@ -46,6 +51,7 @@ class EngineMetrics:
         )
         self._failed_pairs = Counter("rerank_failed_pairs", "Pairs that failed alone", registry=self.registry)
         self._budget = Gauge("rerank_token_budget", "Tokens of a batch at most", registry=self.registry)
+        self.registry.register(_DroppedLogLines())
 
     def watch(self, engine: Engine) -> None:
         """Read the engine's own figures whenever Prometheus asks."""
@@ -56,10 +62,6 @@ class EngineMetrics:
             ("rerank_pair_cache_bytes", "Memory of the pair cache", lambda: engine.cache_bytes),
         ):
             Gauge(name, description, registry=self.registry).set_function(read)
-
-    def serve(self, port: int) -> None:
-        """Answer GET /metrics on a port, from a thread of its own."""
-        start_http_server(port, registry=self.registry)
 
     def batch_done(self, *, pairs: int, tokens: int, seconds: float, token_budget: int) -> None:
         """See EngineObserver."""
@@ -96,3 +98,14 @@ class EngineMetrics:
     def pair_failed(self, reason: str) -> None:
         """See EngineObserver."""
         self._failed_pairs.inc()
+
+
+class _DroppedLogLines(Collector):
+    """Read when Prometheus asks: the log counts by itself, with or without metrics."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "rerank_log_lines_dropped",
+            "Log lines that nobody took, such as a pipe whose reader has stopped",
+            value=dropped_log_lines(),
+        )

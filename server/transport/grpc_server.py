@@ -1,23 +1,23 @@
 """The gRPC server: services, options and the port."""
 
-import socket
-from pathlib import Path
-
 import grpc
 import grpc.aio
 from grpc_reflection.v1alpha import reflection
 from rerank.v1 import rerank_pb2_grpc
 
 from server.config import MIB, Settings
-from server.errors import ConfigurationError
 from server.transport.api_keys import ApiKeys, configured_keys
 from server.transport.grpc_auth import RequireApiKey
 from server.transport.grpc_codec import MessageCodec
 from server.transport.grpc_service import RerankService
 from server.transport.held_bytes import HeldBytes
-from server.transport.tls import TlsFiles, server_credentials
+from server.transport.ports import cannot_listen, try_ports
+from server.transport.tls import configured_tls, server_credentials
 
 __all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection", "preflight"]
+
+# gRPC's options are C's int.
+INT_MAX = 2**31 - 1
 
 
 def build_grpc_server(settings: Settings, keys: ApiKeys | None) -> grpc.aio.Server:
@@ -47,66 +47,37 @@ def bind(server: grpc.aio.Server, settings: Settings) -> int:
     """
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.port}"
-    credentials = _credentials(settings)
+    tls = configured_tls(settings)
     try:
-        if credentials is None:
+        if tls is None:
             port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(address, credentials)
+            port = server.add_secure_port(address, server_credentials(tls))
     except RuntimeError:
         port = 0
     if port == 0:
-        raise _cannot_listen(settings, "the address is taken or is not one of this machine")
+        raise cannot_listen(
+            settings.host, settings.port, "--port", "the address is taken or is not one of this machine"
+        )
     return port
 
 
 def preflight(settings: Settings) -> None:
     """Fail before a model is loaded for nothing; `bind` follows once the model is ready.
 
-    The port stays closed until then, so that a balancer's connection attempt fails
-    at once and goes to another server.
-
     Raises:
-        ConfigurationError: the address can't be listened on, or a file of keys or certificates is wrong.
+        ConfigurationError: a port can't be listened on, or a file of keys or certificates is wrong.
     """
     configured_keys(settings)
-    _credentials(settings)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise _cannot_listen(settings, error.strerror or str(error)) from None
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    if not settings.tls_certificate and not settings.tls_key:
-        if settings.tls_client_authority:
-            raise ConfigurationError("--tls-client-authority: needs --tls-certificate and --tls-key")
-        return None
-    if not (settings.tls_certificate and settings.tls_key):
-        raise ConfigurationError("--tls-certificate and --tls-key go together; give both or none")
-    authority = settings.tls_client_authority
-    return server_credentials(
-        TlsFiles(
-            Path(settings.tls_certificate), Path(settings.tls_key), Path(authority) if authority else None
-        )
-    )
-
-
-def _cannot_listen(settings: Settings, why: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"--port {settings.port}: can't listen on {settings.host}:{settings.port}: {why}; "
-        "stop what listens there, or choose another --port or --host"
-    )
+    configured_tls(settings)
+    try_ports(settings)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         # A response that echoes its documents is larger than the request.
-        ("grpc.max_send_message_length", 2 * settings.max_request_bytes + 1024 * 1024),
+        ("grpc.max_send_message_length", min(INT_MAX, 2 * settings.max_request_bytes + 1024 * 1024)),
         # Two servers must never share a port by accident, each taking half of the calls.
         ("grpc.so_reuseport", 0),
         # Nginx closes an idle upstream connection on any stray byte, such as a bandwidth probe.

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -207,13 +208,97 @@ def test_concurrent_callers_keep_their_names(keyed: tuple[ServerProcess, Path]) 
         (("--tls-certificate", "/nowhere"), "--tls-certificate and --tls-key go together"),
         (("--tls-certificate", "/nowhere", "--tls-key", "/nowhere"), "/nowhere"),
         (("--tls-client-authority", "/nowhere"), "--tls-client-authority: needs"),
+        (("--tls-certificate", "{garbage}", "--tls-key", "{key}"), "--tls-certificate {garbage}: holds no"),
+        (("--tls-certificate", "{certificate}", "--tls-key", "{garbage}"), "--tls-key {garbage}: holds no"),
+        (
+            (
+                "--tls-certificate",
+                "{certificate}",
+                "--tls-key",
+                "{key}",
+                "--tls-client-authority",
+                "{garbage}",
+            ),
+            "--tls-client-authority {garbage}: holds no",
+        ),
+        (("--api-keys-file", "{pipe}"), "--api-keys-file {pipe}: is not a regular file"),
+        (("--api-keys-file", "/dev/zero"), "--api-keys-file /dev/zero: is not a regular file"),
+        (("--api-keys-file", "{binary}"), "--api-keys-file {binary}: is not text"),
+        (("--api-keys-file", "{huge}"), "--api-keys-file {huge}: is larger than"),
+        (("--api-keys-file", "{limits}"), "--api-keys-file {limits}, line 1: after the key come"),
     ],
 )
-def test_wrong_files_are_one_clear_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_wrong_files_are_one_clear_line(
+    tmp_path: Path, certificate: CertificateFiles, options: tuple[str, ...], said: str
+) -> None:
     """Before a model is loaded."""
-    process = ServerProcess(tmp_path, *options, port=free_port())
+    files = {name: tmp_path / name for name in ("garbage", "pipe", "binary", "huge", "limits")}
+    files["garbage"].write_text("garbage")
+    os.mkfifo(files["pipe"])
+    files["binary"].write_bytes(b"\xff\xfe")
+    files["huge"].touch()
+    os.truncate(files["huge"], 10_000_000_000)
+    files["limits"].write_text(f"search {SEARCH_KEY} concurrency={'9' * 5000}\n")
+    named = {name: str(path) for name, path in files.items()}
+    named |= {"certificate": str(certificate.certificate), "key": str(certificate.key)}
+    process = ServerProcess(tmp_path, *(option.format(**named) for option in options), port=free_port())
     process.start()
     assert process.process.wait(30) == 2
-    last = process.log.read_text().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert said in last
+    (line,) = process.log.read_text().splitlines()
+    assert line.startswith("error: ")
+    assert said.format(**named) in line
+
+
+def test_a_key_file_that_becomes_a_pipe_stops_nobody(keyed: tuple[ServerProcess, Path]) -> None:
+    """The keys stay as they were, and the log says why."""
+    server, keys = keyed
+    with grpc.insecure_channel(server.address) as channel:
+        keys.unlink()
+        os.mkfifo(keys)
+        wait_until(lambda: "is not a regular file" in server.log.read_text(), "the log to say why")
+        assert answers(channel, SEARCH_KEY)
+
+
+def test_a_hundred_thousand_keys_make_no_call_wait(tmp_path: Path) -> None:
+    """Neither looking one up nor reading them again."""
+    keys = tmp_path / "keys"
+    many = "".join(f"caller{number} {number:032d}\n" for number in range(100_000))
+    keys.write_text(many)
+    with (
+        ServerProcess(tmp_path, "--api-keys-file", str(keys)) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        assert answers(channel, f"{7:032d}")
+        keys.write_text(f"search {SEARCH_KEY}\n{many}")
+        waits_s = []
+
+        def reloaded() -> bool:
+            begun_s = time.monotonic()
+            answers(channel, f"{7:032d}")
+            waits_s.append(time.monotonic() - begun_s)
+            return "API keys reloaded" in server.log.read_text()
+
+        wait_until(reloaded, "the keys to be read again")
+        assert answers(channel, SEARCH_KEY)
+    assert max(waits_s) < 0.25
+    assert sorted(waits_s)[len(waits_s) // 2] < 0.02
+
+
+def test_a_key_that_was_removed_is_not_let_in_after_a_pause(keyed: tuple[ServerProcess, Path]) -> None:
+    """The file is looked at while nobody calls: the first call after hours sees its present keys."""
+    server, keys = keyed
+    keys.write_text(f"nightly {NIGHTLY_KEY}\n")
+    wait_until(lambda: "API keys reloaded" in server.log.read_text(), "the change to be noticed")
+    with grpc.insecure_channel(server.address) as channel:
+        failure = failure_of(channel, request_of("a"), metadata=(("authorization", f"Bearer {SEARCH_KEY}"),))
+    assert failure.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_certificate_about_to_expire_is_said_at_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the date, as a warning."""
+    monkeypatch.setattr("deploy.local.certificate.VALID_DAYS", 10)
+    soon = make_certificate(tmp_path / "soon")
+    with TlsServer(tmp_path, soon, client=soon) as server:
+        wait_until(lambda: "about to expire" in server.log.read_text(), "the warning")

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from functools import partial
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from server.config import Settings
-from server.errors import ConfigurationError
 from server.transport.http.connections import BoundedProtocol, Connections
 from server.transport.http.tls import http_tls_context
+from server.transport.ports import bound_socket
 
 __all__ = ["HttpServer", "listen_http"]
 
@@ -26,7 +26,7 @@ FAREWELL_S = 2
 class HttpServer:
     """Serves one application on one socket."""
 
-    def __init__(self, app: FastAPI, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, listener: socket.socket) -> None:
         self._listener = listener
         config = uvicorn.Config(
             app,
@@ -86,17 +86,4 @@ def listen_http(settings: Settings) -> socket.socket:
     Raises:
         ConfigurationError: the address is taken or is not one of this machine.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio sends small answers at once, rather than when the last one was acknowledged, only on
-    # sockets that say by their number that they are TCP's.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.http_port))
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"--http-port {settings.http_port}: can't listen on {settings.host}:{settings.http_port}: "
-            f"{error.strerror}; stop what listens there, or choose another --http-port or --host"
-        ) from None
-    return listener
+    return bound_socket(settings.host, settings.http_port, "--http-port")

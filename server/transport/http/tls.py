@@ -1,13 +1,11 @@
 """TLS for HTTP: the same files as gRPC's, read again when they change."""
 
 import ssl
-from pathlib import Path
 
 import structlog
 
 from server.config import Settings
-from server.errors import ConfigurationError
-from server.transport.tls import TlsFiles
+from server.transport.tls import Identity, TlsFiles, configured_tls
 
 __all__ = ["http_tls_context"]
 
@@ -18,12 +16,10 @@ def http_tls_context(settings: Settings) -> ssl.SSLContext | None:
     """A context whose new connections see the files as they are then; None without TLS.
 
     Raises:
-        ConfigurationError: a file can't be read.
+        ConfigurationError: a file can't be read or used.
     """
-    if not settings.tls_certificate:
-        return None
-    authority = Path(settings.tls_client_authority) if settings.tls_client_authority else None
-    return _Renewing(TlsFiles(Path(settings.tls_certificate), Path(settings.tls_key), authority)).first
+    files = configured_tls(settings)
+    return None if files is None else _Renewing(files).first
 
 
 class _Renewing:
@@ -31,26 +27,29 @@ class _Renewing:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self.first = self._read()
+        self._given = files.identity()
+        self.first = _context(files, self._given)
         self._latest = self.first
         # OpenSSL calls it for every handshake, whether or not the client names a host.
         self.first.sni_callback = self._on_hello
 
     def _on_hello(self, connection: ssl.SSLObject, host: str | None, context: ssl.SSLContext) -> None:
-        try:
-            if self._files.changed():
-                self._latest = self._read()
-                _log.info("certificates reloaded")
-        except (ConfigurationError, OSError) as error:
-            # ssl.SSLError is an OSError.
-            _log.error("certificates not reloaded; the old ones stay", error=str(error))
+        identity = self._files.identity()
+        if identity is not self._given:
+            try:
+                self._latest = _context(self._files, identity)
+                self._given = identity
+            except OSError as error:
+                # Python takes a certificate only by its path, and it has just changed once more:
+                # the next connection tries again.
+                _log.warning("HTTP keeps its certificate for one more connection", error=str(error))
         connection.context = self._latest
 
-    def _read(self) -> ssl.SSLContext:
-        self._files.configuration()
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self._files.certificate, self._files.key)
-        if self._files.client_authority is not None:
-            context.load_verify_locations(self._files.client_authority)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
+
+def _context(files: TlsFiles, identity: Identity) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.certificate, files.key)
+    if identity.client_authority is not None:
+        context.load_verify_locations(cadata=identity.client_authority.decode("latin-1"))
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
