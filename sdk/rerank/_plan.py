@@ -25,7 +25,7 @@ RAW_SCORES_BYTES = wire.RerankRequest(raw_scores=True).ByteSize()
 # As much of a fingerprint as a person needs to tell two of them apart.
 FINGERPRINT_SHOWN = 12
 
-DOCUMENT_FIELD = re.compile(r"^documents\[(\d+)\]")
+DOCUMENT_FIELD = re.compile(r"^documents\[(\d{1,9})\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,7 @@ class Plan(Generic[T]):
         expected = min(self.options.top_n or len(shard), len(shard) - len(failed))
         broken = (
             len(ranked) != len(response.results)
+            or len(failed) != len(response.failures)
             or len(ranked) != expected
             or not ranked.isdisjoint(failed)
             or any(index >= len(shard) for index in ranked | failed)

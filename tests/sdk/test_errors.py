@@ -9,6 +9,7 @@ import rerank
 from rerank import (
     AuthenticationError,
     DeadlineExceededError,
+    DeviceLostError,
     InvalidRequestError,
     ModelNotServedError,
     OverloadedError,
@@ -78,6 +79,7 @@ def test_errors_are_what_python_programmers_expect() -> None:
         ("DEADLINE_EXCEEDED", grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceededError),
         ("DRAINING", grpc.StatusCode.UNAVAILABLE, UnavailableError),
         ("NOT_READY", grpc.StatusCode.UNAVAILABLE, UnavailableError),
+        ("DEVICE_LOST", grpc.StatusCode.UNAVAILABLE, DeviceLostError),
         ("SCORING_FAILED", grpc.StatusCode.INTERNAL, ScoringFailedError),
         ("INTERNAL", grpc.StatusCode.INTERNAL, RerankError),
         ("A_REASON_OF_THE_FUTURE", grpc.StatusCode.INVALID_ARGUMENT, InvalidRequestError),
@@ -121,8 +123,8 @@ def test_every_reason_of_the_server_is_known() -> None:
         (grpc.StatusCode.CANCELLED, "stopping", UnavailableError),
         (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ProtocolError),
         (grpc.StatusCode.UNKNOWN, "Received http2 header with status: 413", TooLargeError),
-        (grpc.StatusCode.UNKNOWN, "Stream removed", RerankError),
-        (grpc.StatusCode.INTERNAL, "RST_STREAM", RerankError),
+        (grpc.StatusCode.UNKNOWN, "no", RerankError),
+        (grpc.StatusCode.INTERNAL, "no; then: Stream removed", RerankError),
         (grpc.StatusCode.DATA_LOSS, "no", RerankError),
     ],
 )
