@@ -23,7 +23,7 @@ from server.engine.scheduler import Scheduler
 from server.engine.tokenising import Tokenising
 from server.engine.work_queue import WorkQueue
 from server.engine.worker import DeviceWorker, FinishedBatch
-from server.errors import DeadlineExceeded, InvalidRequest, NotReady, Overloaded
+from server.errors import DeadlineExceeded, DeviceDied, InvalidRequest, NotReady, Overloaded
 from server.models.base import EncodedDocument, Model
 
 __all__ = ["Engine", "EngineOptions"]
@@ -118,6 +118,7 @@ class Engine:
             DeadlineExceeded: `deadline_s` passed.
             InvalidRequest: a document is too long and `refuse_truncated` is set.
             TooLarge: the query leaves no room for a document.
+            DeviceDied: the device was lost with a batch that held a pair of this request.
             NotReady: the device is lost, or the engine was stopped.
         """
         if self._lost_reason:
@@ -287,6 +288,10 @@ class Engine:
 
     def _lose(self, reason: str) -> None:
         self._lost_reason = reason
+        for number in {
+            number for pair in self._worker.pairs_on_device for number in pair.flight.waiting_requests
+        }:
+            self._waiting[number].fail(DeviceDied(f"the device died while it scored this request: {reason}"))
         self._fail_all(NotReady(f"the device is lost: {reason}"))
         self._on_lost(reason)
 

@@ -93,6 +93,11 @@ class DeviceWorker:
         """Tokens on the device now."""
         return sum(submitted.batch.tokens for submitted in list(self._submitted))
 
+    @property
+    def pairs_on_device(self) -> list[QueuedPair]:
+        """Of all batches that are there now, or were when the device was lost."""
+        return [pair for submitted in list(self._submitted) for pair in submitted.batch.pairs]
+
     def busy_for_s(self, now_s: float) -> float:
         """How long the oldest batch has been on the device; 0 when it is idle."""
         try:
