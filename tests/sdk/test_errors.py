@@ -9,7 +9,6 @@ import rerank
 from rerank import (
     AuthenticationError,
     DeadlineExceededError,
-    DeviceLostError,
     InvalidRequestError,
     ModelNotServedError,
     OverloadedError,
@@ -79,7 +78,6 @@ def test_errors_are_what_python_programmers_expect() -> None:
         ("DEADLINE_EXCEEDED", grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceededError),
         ("DRAINING", grpc.StatusCode.UNAVAILABLE, UnavailableError),
         ("NOT_READY", grpc.StatusCode.UNAVAILABLE, UnavailableError),
-        ("DEVICE_LOST", grpc.StatusCode.UNAVAILABLE, DeviceLostError),
         ("SCORING_FAILED", grpc.StatusCode.INTERNAL, ScoringFailedError),
         ("INTERNAL", grpc.StatusCode.INTERNAL, RerankError),
         ("A_REASON_OF_THE_FUTURE", grpc.StatusCode.INVALID_ARGUMENT, InvalidRequestError),

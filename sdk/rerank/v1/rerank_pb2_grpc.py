@@ -39,7 +39,7 @@ class RerankServiceStub(object):
     Further trailing metadata of a failed call:
     rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
     grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt; with
-    DEVICE_LOST as well, and -1 at the second attempt
+    DEVICE_LOST as well, and -1 at a second attempt or with rerank-attempt
 
     DEVICE_LOST is the reason of an UNAVAILABLE whose very request was on a device when that died,
     and may be why it did: ask one more server at most.
@@ -82,7 +82,7 @@ class RerankServiceServicer(object):
     Further trailing metadata of a failed call:
     rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
     grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt; with
-    DEVICE_LOST as well, and -1 at the second attempt
+    DEVICE_LOST as well, and -1 at a second attempt or with rerank-attempt
 
     DEVICE_LOST is the reason of an UNAVAILABLE whose very request was on a device when that died,
     and may be why it did: ask one more server at most.
@@ -152,7 +152,7 @@ class RerankService(object):
     Further trailing metadata of a failed call:
     rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
     grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt; with
-    DEVICE_LOST as well, and -1 at the second attempt
+    DEVICE_LOST as well, and -1 at a second attempt or with rerank-attempt
 
     DEVICE_LOST is the reason of an UNAVAILABLE whose very request was on a device when that died,
     and may be why it did: ask one more server at most.

@@ -37,7 +37,7 @@ class RerankServiceStub:
     Further trailing metadata of a failed call:
       rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
       grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt; with
-                                DEVICE_LOST as well, and -1 at the second attempt
+                                DEVICE_LOST as well, and -1 at a second attempt or with rerank-attempt
 
     DEVICE_LOST is the reason of an UNAVAILABLE whose very request was on a device when that died,
     and may be why it did: ask one more server at most.
@@ -80,7 +80,7 @@ class RerankServiceAsyncStub:
     Further trailing metadata of a failed call:
       rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
       grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt; with
-                                DEVICE_LOST as well, and -1 at the second attempt
+                                DEVICE_LOST as well, and -1 at a second attempt or with rerank-attempt
 
     DEVICE_LOST is the reason of an UNAVAILABLE whose very request was on a device when that died,
     and may be why it did: ask one more server at most.
@@ -122,7 +122,7 @@ class RerankServiceServicer(metaclass=abc.ABCMeta):
     Further trailing metadata of a failed call:
       rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
       grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt; with
-                                DEVICE_LOST as well, and -1 at the second attempt
+                                DEVICE_LOST as well, and -1 at a second attempt or with rerank-attempt
 
     DEVICE_LOST is the reason of an UNAVAILABLE whose very request was on a device when that died,
     and may be why it did: ask one more server at most.
