@@ -15,6 +15,7 @@ from rerank._errors import RerankError
 from rerank._health import CHECK_METHOD, ServingStatus, encode_request, status_of
 from rerank._hedging import HedgeBudget
 from rerank._plan import Plan, Reply
+from rerank._repeats import Repeats, RepeatThrottle
 from rerank._scatter import Attempt, Scatter
 from rerank._settings import Call, ClientSettings
 from rerank._stream import Outcome, StreamSession
@@ -23,7 +24,6 @@ from rerank._translate import (
     closed_error,
     ended_early_error,
     error_of_failure,
-    is_retryable,
     served_by,
 )
 from rerank._type_variables import K, T
@@ -81,6 +81,7 @@ class AsyncGrpcTransport:
         self._settings = settings
         self._hedging = HedgeBudget(settings.hedge) if settings.hedge else None
         self._credentials = settings.tls.credentials() if settings.tls else None
+        self._throttle = RepeatThrottle()
         self._connection: _Connection | None = None
         self._closed = False
 
@@ -92,7 +93,12 @@ class AsyncGrpcTransport:
     async def gather(self, plan: Plan[Any], call: Call) -> list[Reply]:
         """Send a plan's requests, max_in_flight at a time; the first to fail ends the others."""
         scatter = Scatter(
-            len(plan.requests), max_in_flight=self._settings.max_in_flight, hedging=self._hedging
+            len(plan.requests),
+            max_in_flight=self._settings.max_in_flight,
+            retry=self._settings.retry,
+            throttle=self._throttle,
+            ends_at=call.ends_at,
+            hedging=self._hedging,
         )
         tasks: dict[Attempt, asyncio.Task[Reply]] = {}
         ended: asyncio.Queue[Attempt] = asyncio.Queue()
@@ -100,7 +106,8 @@ class AsyncGrpcTransport:
         try:
             while not scatter.finished:
                 for attempt in scatter.due(time.monotonic()):
-                    tasks[attempt] = asyncio.create_task(self._send(plan.requests[attempt.position], call))
+                    request = plan.requests[attempt.position]
+                    tasks[attempt] = asyncio.create_task(self._send(request, call, attempt.number))
                     tasks[attempt].add_done_callback(partial(_put, ended, attempt))
                 ended_attempt = await next_item(ended, scatter.wait_s(time.monotonic()))
                 if ended_attempt is None or not scatter.is_running(ended_attempt):
@@ -108,7 +115,7 @@ class AsyncGrpcTransport:
                 try:
                     replies[ended_attempt.position] = tasks[ended_attempt].result()
                 except RerankError as error:
-                    if scatter.failed(ended_attempt, retryable=is_retryable(error)):
+                    if scatter.failed(ended_attempt, error, time.monotonic()):
                         raise plan.locate(ended_attempt.position, error) from None
                 else:
                     for loser in scatter.succeeded(ended_attempt):
@@ -149,11 +156,23 @@ class AsyncGrpcTransport:
 
     async def get_model(self, call: Call) -> wire.GetModelResponse:
         """Describe the model."""
-        with self._errors(call):
-            response: wire.GetModelResponse = await self._connected(call).stub.GetModel(
-                wire.GetModelRequest(), timeout=call.remaining_s(), metadata=call.metadata
-            )
-            return response
+        repeats = Repeats(self._settings.retry, self._throttle, ends_at=call.ends_at)
+        while True:
+            try:
+                with self._errors(call):
+                    response: wire.GetModelResponse = await self._connected(call).stub.GetModel(
+                        wire.GetModelRequest(),
+                        timeout=call.remaining_s(),
+                        metadata=call.attempt_metadata(repeats.made),
+                    )
+            except RerankError as error:
+                again_at = repeats.again_at(error, time.monotonic())
+                if again_at is None:
+                    raise
+                await asyncio.sleep(max(0.0, again_at - time.monotonic()))
+            else:
+                self._throttle.succeeded()
+                return response
 
     async def health(self, call: Call) -> ServingStatus:
         """Ask the server how it is."""
@@ -175,10 +194,10 @@ class AsyncGrpcTransport:
             await self._connection.channel.close()
         self._connection = None
 
-    async def _send(self, request: wire.RerankRequest, call: Call) -> Reply:
+    async def _send(self, request: wire.RerankRequest, call: Call, number: int) -> Reply:
         with self._errors(call):
             pending = self._connected(call).stub.Rerank(
-                request, timeout=call.remaining_s(), metadata=call.metadata
+                request, timeout=call.remaining_s(), metadata=call.attempt_metadata(number)
             )
             response = await pending
             # In the trailers, unless a server sends its headers early.

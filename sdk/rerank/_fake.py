@@ -120,6 +120,7 @@ class _FakeServer:
             score_range=wire.ScoreRange(minimum=0.0, maximum=1.0),
             server=FAKE_SERVER,
             server_version="0",
+            fingerprint=self._model,
         )
 
     def _rerank(self, request: wire.RerankRequest, options: RerankOptions) -> wire.RerankResponse:
@@ -136,6 +137,7 @@ class _FakeServer:
                 for index in best_first[: request.top_n or len(best_first)]
             ],
             model=self._model,
+            fingerprint=self._model,
             usage=wire.Usage(
                 computed_pairs=len(scores),
                 computed_tokens=sum(

@@ -27,7 +27,11 @@ class ScoreRange:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The model behind a server; `id` is what `rerank(model=...)` takes."""
+    """The model behind a server; `id` is what `rerank(model=...)` takes.
+
+    `fingerprint` is equal for servers whose scores can be compared, and differs where
+    weights, precision or prompt do; it is empty for servers that are too old to tell.
+    """
 
     id: str
     revision: str
@@ -39,6 +43,7 @@ class ModelInfo:
     score_range: ScoreRange
     server: str
     server_version: str
+    fingerprint: str = ""
 
 
 def model_info(response: wire.GetModelResponse) -> ModelInfo:
@@ -60,4 +65,5 @@ def model_info(response: wire.GetModelResponse) -> ModelInfo:
         score_range=ScoreRange(minimum=scores.minimum, maximum=scores.maximum),
         server=response.server,
         server_version=response.server_version,
+        fingerprint=response.fingerprint,
     )

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic
 
@@ -22,7 +22,10 @@ __all__ = ["Plan", "Reply", "plan"]
 # Whether a call asks for logits is only known when it has been cut, so room is left for it.
 RAW_SCORES_BYTES = wire.RerankRequest(raw_scores=True).ByteSize()
 
-DOCUMENT_FIELD = re.compile(r"^documents\[(\d+)\]")
+# As much of a fingerprint as a person needs to tell two of them apart.
+FINGERPRINT_SHOWN = 12
+
+DOCUMENT_FIELD = re.compile(r"^documents\[(\d{1,9})\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class Plan(Generic[T]):
         expected = min(self.options.top_n or len(shard), len(shard) - len(failed))
         broken = (
             len(ranked) != len(response.results)
+            or len(failed) != len(response.failures)
             or len(ranked) != expected
             or not ranked.isdisjoint(failed)
             or any(index >= len(shard) for index in ranked | failed)
@@ -172,16 +176,30 @@ def _ranked(result: wire.RankedDocument, start: int, documents: tuple[T, ...]) -
 
 
 def _check_one_model(replies: Sequence[Reply], request_id: str, servers: tuple[str, ...]) -> None:
-    models = sorted({reply.response.model for reply in replies})
-    if len(models) > 1:
+    told: dict[tuple[str, str], set[str]] = {}
+    for reply in replies:
+        told.setdefault((reply.response.model, reply.response.fingerprint), set()).update(reply.servers)
+    names = {name for name, _ in told}
+    # Servers that are too old for fingerprints are told apart by name alone.
+    fingerprints = {fingerprint for _, fingerprint in told if fingerprint}
+    if len(names) > 1 or len(fingerprints) > 1:
         raise ModelNotServedError(
-            f"model: parts of this call were scored by different models ({', '.join(models)}), whose "
-            "scores can't be compared; wait for the roll-out to end, or pass model= and try again",
+            f"model: parts of this call were scored by different models ({_who_has_what(told)}), whose "
+            "scores can't be compared; wait for the roll-out to end, or let all servers run the same "
+            "weights in the same precision",
             reason="MODELS_DIFFER",
             field="model",
             request_id=request_id,
             servers=servers,
         )
+
+
+def _who_has_what(told: Mapping[tuple[str, str], Iterable[str]]) -> str:
+    return "; ".join(
+        f"{name}{f' {fingerprint[:FINGERPRINT_SHOWN]}' if fingerprint else ''} on "
+        f"{', '.join(sorted(servers)) or 'a server without a name'}"
+        for (name, fingerprint), servers in sorted(told.items())
+    )
 
 
 def _usage(parts: Sequence[wire.Usage]) -> Usage:

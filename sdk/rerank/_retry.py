@@ -1,9 +1,9 @@
 """How often a failed attempt is repeated, in the words of gRPC's service config.
 
-The channel itself repeats attempts, below everything else in this package: there is no
-second layer of retries on top of it. RerankStream is the exception. gRPC stops retrying
-a stream once its first answer has come, so `_stream.py` reopens it instead, under the same
-policy.
+The channel itself repeats attempts, below everything else in this package. What it takes
+for final although another server would answer is repeated by `_repeats.py`, under the same
+policy. RerankStream is an exception as well: gRPC stops retrying a stream once its first
+answer has come, so `_stream.py` reopens it instead.
 """
 
 import json
@@ -32,6 +32,9 @@ RETRYABLE_CODES = (
 # since from then on at most every tenth call is a retry.
 THROTTLE_TOKENS = 100
 THROTTLE_RATIO = 0.1
+
+# gRPC spreads its own retries by a fifth to either side; so do the repeats above it.
+JITTER = 0.2
 
 # gRPC allows no more attempts than this, and silently lowers a greater number.
 MOST_ATTEMPTS = 5

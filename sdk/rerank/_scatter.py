@@ -2,13 +2,17 @@
 
 Both clients drive this one class: it never waits, sends or looks at a clock. A request
 of a call is named by its position, an attempt by (position, number): attempt 0 is the
-first, attempt 1 its hedge.
+first, later ones are its hedge and its repeats.
 """
 
 from collections import deque
 from typing import NamedTuple
 
+from rerank._errors import RerankError
 from rerank._hedging import HedgeBudget
+from rerank._repeats import Repeats, RepeatThrottle
+from rerank._retry import RetryPolicy
+from rerank._translate import is_retryable
 
 __all__ = ["Attempt", "Scatter"]
 
@@ -27,11 +31,24 @@ class Scatter:
     `wait_s`; report the end to `succeeded` or `failed`.
     """
 
-    def __init__(self, requests: int, *, max_in_flight: int, hedging: HedgeBudget | None = None) -> None:
+    def __init__(
+        self,
+        requests: int,
+        *,
+        max_in_flight: int,
+        retry: RetryPolicy,
+        throttle: RepeatThrottle,
+        ends_at: float,
+        hedging: HedgeBudget | None = None,
+    ) -> None:
         self._waiting = deque(range(requests))
         self._running: dict[int, set[Attempt]] = {}
+        self._made = [0] * requests
         self._hedge_at: dict[int, float] = {}
+        self._again_at: dict[int, float] = {}
         self._max_in_flight = max_in_flight
+        self._throttle = throttle
+        self._repeats = [Repeats(retry, throttle, ends_at=ends_at) for _ in range(requests)]
         self._hedging = hedging
 
     @property
@@ -44,23 +61,24 @@ class Scatter:
         started: list[Attempt] = []
         # Hedges don't take places from first attempts: their budget bounds them already.
         while self._waiting and len(self._running) < self._max_in_flight:
-            first = Attempt(self._waiting.popleft(), 0)
-            self._running[first.position] = {first}
+            position = self._waiting.popleft()
+            self._running[position] = set()
             if self._hedging:
                 self._hedging.record_request()
-                self._hedge_at[first.position] = now + self._hedging.policy.delay_s
-            started.append(first)
-        for position in [position for position, at in self._hedge_at.items() if at <= now]:
-            del self._hedge_at[position]
-            if self._hedging and self._hedging.try_spend():
-                hedge = Attempt(position, 1)
-                self._running[position].add(hedge)
-                started.append(hedge)
-        return started
+                self._hedge_at[position] = now + self._hedging.policy.delay_s
+            started.append(self._attempt(position))
+        second = _take_due(self._again_at, now)
+        second += [
+            position
+            for position in _take_due(self._hedge_at, now)
+            if self._hedging and self._hedging.try_spend()
+        ]
+        return started + [self._attempt(position) for position in second]
 
     def wait_s(self, now: float) -> float | None:
         """Return after how long `due` has something new although nothing ended, or None."""
-        return max(0.0, min(self._hedge_at.values()) - now) if self._hedge_at else None
+        times = (*self._hedge_at.values(), *self._again_at.values())
+        return max(0.0, min(times) - now) if times else None
 
     def is_running(self, attempt: Attempt) -> bool:
         """Whether anybody still waits for this attempt."""
@@ -68,16 +86,38 @@ class Scatter:
 
     def succeeded(self, attempt: Attempt) -> set[Attempt]:
         """Take an answer; return the attempts at the same request, which are to be cancelled."""
+        self._throttle.succeeded()
         losers = self._running.pop(attempt.position) - {attempt}
         self._hedge_at.pop(attempt.position, None)
         return losers
 
-    def failed(self, attempt: Attempt, *, retryable: bool) -> bool:
+    def failed(self, attempt: Attempt, error: RerankError, now: float) -> bool:
         """Take a failure; return whether the whole call fails by it.
 
         A failure that another server may not share is forgiven while the other attempt
-        at the same request is still out.
+        at the same request is still out, or if the request may be sent again.
         """
-        attempts = self._running[attempt.position]
-        attempts.discard(attempt)
-        return not (retryable and attempts)
+        position = attempt.position
+        others = self._running[position]
+        others.discard(attempt)
+        again_at = self._repeats[position].again_at(error, now, others_out=bool(others))
+        if again_at is None:
+            return not (is_retryable(error) and others)
+        self._again_at[position] = again_at
+        # The repeat is the second attempt that the hedge would have been.
+        self._hedge_at.pop(position, None)
+        return False
+
+    def _attempt(self, position: int) -> Attempt:
+        attempt = Attempt(position, self._made[position])
+        self._made[position] += 1
+        self._running[position].add(attempt)
+        return attempt
+
+
+def _take_due(times: dict[int, float], now: float) -> list[int]:
+    """Take out the positions whose time has come."""
+    due = [position for position, at in times.items() if at <= now]
+    for position in due:
+        del times[position]
+    return due

@@ -23,7 +23,12 @@ DEFAULT_MAX_IN_FLIGHT = 16
 # gRPC keeps what it may have to send again; beyond its default of 256 KiB it quietly
 # gives up retrying. This bounds one call and reserves nothing.
 RETRY_BUFFER_BYTES = 64 * 1024 * 1024
+
+# An answer takes 39 bytes for each document at most, or the reason why it has no score, and
+# some hundred for the rest. A server that sends more fails the call, not the caller's memory.
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+RESPONSE_BYTES = 1024 * 1024
+RESPONSE_BYTES_PER_DOCUMENT = 512
 
 KEEPALIVE_INTERVAL_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
@@ -36,6 +41,9 @@ SLOWEST_RECONNECT_MS = 5_000
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 HEADER_NAME = re.compile(r"[a-z0-9._-]+")
 HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
+
+# Tells servers that repeats after a lost device are this package's business; see `_repeats.py`.
+ATTEMPT_HEADER = "rerank-attempt"
 
 MetadataSource = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
@@ -60,7 +68,9 @@ class ClientSettings:
         options: dict[str, Any] = {
             "grpc.service_config": service_config(self.retry, self.load_balancing),
             "grpc.per_rpc_retry_buffer_size": RETRY_BUFFER_BYTES,
-            "grpc.max_receive_message_length": MAX_RESPONSE_BYTES,
+            "grpc.max_receive_message_length": min(
+                MAX_RESPONSE_BYTES, RESPONSE_BYTES + RESPONSE_BYTES_PER_DOCUMENT * self.limits.max_documents
+            ),
             "grpc.keepalive_time_ms": KEEPALIVE_INTERVAL_MS,
             "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,
             # A long call carries no data while the model works; ping throughout.
@@ -83,6 +93,10 @@ class Call:
     timeout_s: float
     ends_at: float
     metadata: tuple[tuple[str, str], ...] = field(repr=False)
+
+    def attempt_metadata(self, number: int) -> tuple[tuple[str, str], ...]:
+        """Return the headers of this attempt at one of the call's requests, counted from 0."""
+        return (*self.metadata, (ATTEMPT_HEADER, str(number)))
 
     def remaining_s(self) -> float:
         """Return the time left; gRPC answers DEADLINE_EXCEEDED at once when there is none."""

@@ -8,7 +8,8 @@ Both clients drive a StreamSession the same way, until it is `finished`:
 
 gRPC does not retry a stream that has begun to answer, so this class does: a stream that
 breaks is opened again for the queries that have no answer yet, and a query that a busy
-server refused is asked again.
+server refused is asked again. A query that is out whenever a stream breaks, or that was on a
+device when that died, may be what kills the servers: both are asked a bounded number of times.
 """
 
 import random
@@ -18,24 +19,39 @@ from typing import Any, Generic
 
 import grpc
 
-from rerank._errors import DeadlineExceededError, RerankError
+from rerank._errors import DeadlineExceededError, DeviceLostError, ProtocolError, RerankError
 from rerank._options import RerankOptions
 from rerank._plan import Plan, Reply, plan
 from rerank._results import Ranking
+from rerank._retry import JITTER
 from rerank._settings import Call, ClientSettings
 from rerank._sharding import ShardLimits
 from rerank._translate import error_of_message, is_retryable
 from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
 
-__all__ = ["GOODBYE_S", "Answered", "Asked", "Broke", "Outcome", "Query", "SourceEnded", "StreamSession"]
+__all__ = [
+    "GOODBYE_S",
+    "MOST_UNASKED_ANSWERS",
+    "Answered",
+    "Asked",
+    "Broke",
+    "Outcome",
+    "Query",
+    "SourceEnded",
+    "StreamSession",
+]
 
-
-# gRPC spreads its own retries by a fifth to either side; so does this.
-JITTER = 0.2
 
 # How long a finished stream may take to say goodbye before it is cut.
 GOODBYE_S = 1.0
+
+# Answers to nobody's question that a stream may carry before it is given up; without a bound a
+# server could fill the memory of a caller who takes his time between two outcomes.
+MOST_UNASKED_ANSWERS = 16
+
+# Ours are shorter. Whatever a server sends instead is not worth converting to a number.
+MOST_ID_CHARACTERS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +109,8 @@ class _Open(Generic[K, T]):
     expires_at: float
     replies: dict[int, Reply] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
+    """Shards that were on a device when that died."""
 
 
 Part = tuple[int, int]
@@ -127,6 +145,7 @@ class StreamSession(Generic[K, T]):
         self._leave_at: float | None = None
         self._breaks_in_a_row = 0
         self._answered_here = False
+        self._unanswered_here = 0
 
     @property
     def finished(self) -> bool:
@@ -141,6 +160,7 @@ class StreamSession(Generic[K, T]):
         for part in parts:
             del self._unsent[part]
             self._sent.add(part)
+        self._unanswered_here += len(parts)
         return [
             wire.RerankStreamRequest(id=f"{number}.{shard}", request=self._open[number].plan.requests[shard])
             for number, shard in parts
@@ -167,9 +187,7 @@ class StreamSession(Generic[K, T]):
             case Answered(generation, response, servers):
                 return self._answer(response, servers, now) if generation == self.generation else []
             case Broke(generation, error):
-                if generation == self.generation:
-                    self._break(error, now)
-                return []
+                return self._break(error, now) if generation == self.generation else []
             case SourceEnded(error):
                 if error:
                     raise error
@@ -212,6 +230,13 @@ class StreamSession(Generic[K, T]):
     def _answer(
         self, response: wire.RerankStreamResponse, servers: tuple[str, ...], now: float
     ) -> list[Outcome[K, T]]:
+        self._unanswered_here -= 1
+        if self._unanswered_here < -MOST_UNASKED_ANSWERS:
+            raise ProtocolError(
+                f"{self._settings.target} answers what was never asked on this stream",
+                request_id=self.call.request_id,
+                servers=servers,
+            )
         part = _part(response.id)
         if part not in self._sent:
             return []  # too late: the query has expired, or another of its parts failed
@@ -238,11 +263,19 @@ class StreamSession(Generic[K, T]):
             return error
 
     def _try_again(self, part: Part, error: RerankError, now: float) -> bool:
-        query = self._open[part[0]]
-        attempts = query.attempts[part[1]] = query.attempts.get(part[1], 0) + 1
-        if not is_retryable(error) or attempts >= self._settings.retry.max_attempts:
+        number, shard = part
+        query, retry = self._open[number], self._settings.retry
+        attempts = query.attempts[shard] = query.attempts.get(shard, 0) + 1
+        if not is_retryable(error) or attempts >= retry.max_attempts:
             return False
-        at = now + max(self._backoff_s(attempts), error.retry_after_s or 0.0)
+        if isinstance(error, DeviceLostError):
+            if shard in query.lost:
+                return False
+            query.lost.add(shard)
+            # Spread out, as in `_repeats.py`: the guilty one should meet the others no more.
+            at = now + self._spread(retry.initial_backoff_s, retry.max_backoff_s)
+        else:
+            at = now + max(self._backoff_s(attempts), error.retry_after_s or 0.0)
         self._unsent[part] = at
         if error.code is grpc.StatusCode.UNAVAILABLE:
             # This server is going away; asking it again would only use up the attempts.
@@ -257,17 +290,29 @@ class StreamSession(Generic[K, T]):
             for number in late
         ]
 
-    def _break(self, error: RerankError, now: float) -> None:
+    def _break(self, error: RerankError, now: float) -> list[Outcome[K, T]]:
         if not self._open:
             self._new_generation()
-            return
+            return []
         self._breaks_in_a_row += 1
         # Whatever ends a stream that has answered, a timeout of a proxy or a reset, is
         # worth another try; one that never answered must be told to come back.
         worth_it = self._answered_here or is_retryable(error)
         if not worth_it or self._breaks_in_a_row >= self._settings.retry.max_attempts:
             raise error
+        outcomes = [self._close(number, error) for number in self._suspects()]
         self._resend_all(now + self._backoff_s(self._breaks_in_a_row))
+        return outcomes
+
+    def _suspects(self) -> set[int]:
+        """Count one more break for all that is out; return the queries that have seen enough of them."""
+        suspects = set()
+        for number, shard in self._sent:
+            query = self._open[number]
+            breaks = query.attempts[shard] = query.attempts.get(shard, 0) + 1
+            if breaks >= self._settings.retry.max_attempts or shard in query.lost:
+                suspects.add(number)
+        return suspects
 
     def _resend_all(self, at: float) -> None:
         self._unsent |= dict.fromkeys(sorted(self._sent), at)
@@ -277,6 +322,7 @@ class StreamSession(Generic[K, T]):
     def _new_generation(self) -> None:
         self.generation += 1
         self._answered_here = False
+        self._unanswered_here = 0
         self._leave_at = None
 
     def _close(self, number: int, outcome: Ranking[T] | RerankError) -> Outcome[K, T]:
@@ -292,6 +338,6 @@ class StreamSession(Generic[K, T]):
 
 
 def _part(wire_id: str) -> Part:
-    number, _, shard = wire_id.partition(".")
+    number, _, shard = wire_id[:MOST_ID_CHARACTERS].partition(".")
     # A server that makes up ids gets the same treatment as one that answers too late.
     return (int(number), int(shard)) if number.isdecimal() and shard.isdecimal() else (-1, -1)

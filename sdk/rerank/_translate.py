@@ -9,10 +9,12 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from rerank._advice import connection_advice
+from rerank._broken import is_broken_connection
 from rerank._errors import (
     AuthenticationError,
     ClientClosedError,
     DeadlineExceededError,
+    DeviceLostError,
     InvalidRequestError,
     ModelNotServedError,
     OverloadedError,
@@ -29,6 +31,7 @@ from rerank._settings import Call, ClientSettings
 from rerank.v1 import rerank_pb2 as wire
 
 __all__ = [
+    "CONNECTION_BROKEN",
     "Failure",
     "closed_error",
     "ended_early_error",
@@ -39,6 +42,9 @@ __all__ = [
 ]
 
 ERROR_TRAILER = "rerank-error-bin"
+
+# The reason of an UnavailableError that gRPC took for final; see `_repeats.py`.
+CONNECTION_BROKEN = "CONNECTION_BROKEN"
 
 # Every reason that server/errors.py knows, and what it is called here.
 KIND_OF_REASON: dict[str, type[RerankError]] = {
@@ -52,6 +58,7 @@ KIND_OF_REASON: dict[str, type[RerankError]] = {
     "UNAVAILABLE": UnavailableError,
     "DRAINING": UnavailableError,
     "NOT_READY": UnavailableError,
+    "DEVICE_LOST": DeviceLostError,
     "SCORING_FAILED": ScoringFailedError,
 }
 
@@ -71,13 +78,19 @@ KIND_OF_CODE: dict[grpc.StatusCode, type[RerankError]] = {
 
 CODE_OF_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
+# A server's words end in logs, and on a stream may be as long as an answer.
+MOST_TEXT_CHARACTERS = 2000
+
 # Nginx answers 413 as HTTP, which gRPC can only call UNKNOWN; a limit inside gRPC is a
 # RESOURCE_EXHAUSTED that no waiting will cure.
 BODY_TOO_LARGE = re.compile(r"\b(?:status: ?413|413 \(|http2 header with status: 413)")
 MESSAGE_TOO_LARGE = re.compile(r"message larger than max|message size|larger than max", re.IGNORECASE)
 
-# What grpc.aio says when a stream broke under a write and the status got lost (grpc#36066).
-LOST_STATUS = "Internal error from Core"
+
+LOST_ADVICE = (
+    "; this request may be the cause, so no further server is asked: find out what is unusual in it "
+    "before sending it again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +107,7 @@ class Failure:
         """Read a grpc.RpcError that is a call, or a grpc.aio.AioRpcError."""
         return cls(
             error.code(),
-            error.details() or "",
+            _shortened(error.details() or ""),
             _pairs(error.initial_metadata()),
             _pairs(error.trailing_metadata()),
         )
@@ -110,10 +123,17 @@ def error_of_failure(failure: Failure, settings: ClientSettings, call: Call) -> 
             except DecodeError:
                 break
             return error_of_message(told, settings, call, servers=servers)
+    if is_broken_connection(failure.code, failure.details):
+        return UnavailableError(
+            f"the connection to {settings.target} broke before the answer was complete: {failure.details}",
+            reason=CONNECTION_BROKEN,
+            request_id=call.request_id,
+            servers=servers,
+        )
     kind = _kind(failure)
     return kind(
         _message(failure, kind, settings, call),
-        code=grpc.StatusCode.UNAVAILABLE if failure.details == LOST_STATUS else failure.code,
+        code=failure.code,
         reason=kind.default_reason if kind is not RerankError else "",
         request_id=call.request_id,
         retry_after_s=_pushback_s(failure),
@@ -128,10 +148,10 @@ def error_of_message(
     code = CODE_OF_NUMBER.get(told.code, grpc.StatusCode.UNKNOWN)
     kind = KIND_OF_REASON.get(told.reason) or KIND_OF_CODE.get(code, RerankError)
     return kind(
-        told.message + _attempts(code, settings),
+        _shortened(told.message) + (LOST_ADVICE if kind is DeviceLostError else _attempts(code, settings)),
         code=code,
-        reason=told.reason,
-        field=told.field,
+        reason=_shortened(told.reason),
+        field=_shortened(told.field),
         request_id=call.request_id,
         retry_after_s=seconds(told.retry_after) if told.HasField("retry_after") else None,
         servers=servers,
@@ -161,8 +181,6 @@ def served_by(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, 
 
 
 def _kind(failure: Failure) -> type[RerankError]:
-    if failure.details == LOST_STATUS:
-        return UnavailableError
     if BODY_TOO_LARGE.search(failure.details):
         return TooLargeError
     if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and MESSAGE_TOO_LARGE.search(failure.details):
@@ -196,6 +214,10 @@ def _pushback_s(failure: Failure) -> float | None:
         if name == "grpc-retry-pushback-ms" and str(value).isdigit():
             return int(value) / 1000
     return None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_TEXT_CHARACTERS else text[: MOST_TEXT_CHARACTERS - 1] + "…"
 
 
 def _pairs(metadata: Any) -> tuple[tuple[str, str | bytes], ...]:

@@ -2,10 +2,11 @@
 
 import contextlib
 import queue
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
@@ -13,6 +14,7 @@ from rerank._errors import RerankError
 from rerank._health import CHECK_METHOD, ServingStatus, encode_request, status_of
 from rerank._hedging import HedgeBudget
 from rerank._plan import Plan, Reply
+from rerank._repeats import Repeats, RepeatThrottle
 from rerank._scatter import Attempt, Scatter
 from rerank._settings import Call, ClientSettings
 from rerank._stream import Outcome, Query, StreamSession
@@ -22,7 +24,6 @@ from rerank._translate import (
     closed_error,
     ended_early_error,
     error_of_failure,
-    is_retryable,
     served_by,
 )
 from rerank._type_variables import K, T
@@ -30,6 +31,9 @@ from rerank.v1 import rerank_pb2 as wire
 from rerank.v1 import rerank_pb2_grpc
 
 __all__ = ["GrpcTransport", "Transport"]
+
+
+A = TypeVar("A")
 
 
 class Transport(Protocol):
@@ -57,7 +61,8 @@ class GrpcTransport:
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
         self._hedging = HedgeBudget(settings.hedge) if settings.hedge else None
-        self._closed = False
+        self._throttle = RepeatThrottle()
+        self._closing = threading.Event()
         options = settings.channel_options()
         self._channel = (
             grpc.secure_channel(settings.target, settings.tls.credentials(), options)
@@ -72,7 +77,12 @@ class GrpcTransport:
         if len(plan.requests) == 1 and not self._hedging:
             return [self._send_and_wait(plan.requests[0], call)]
         scatter = Scatter(
-            len(plan.requests), max_in_flight=self._settings.max_in_flight, hedging=self._hedging
+            len(plan.requests),
+            max_in_flight=self._settings.max_in_flight,
+            retry=self._settings.retry,
+            throttle=self._throttle,
+            ends_at=call.ends_at,
+            hedging=self._hedging,
         )
         ended: queue.SimpleQueue[Attempt] = queue.SimpleQueue()
         futures: dict[Attempt, Any] = {}
@@ -80,7 +90,7 @@ class GrpcTransport:
         try:
             while not scatter.finished:
                 for attempt in scatter.due(time.monotonic()):
-                    futures[attempt] = self._send(plan.requests[attempt.position], call)
+                    futures[attempt] = self._send(plan.requests[attempt.position], call, attempt.number)
                     futures[attempt].add_done_callback(partial(_put, ended, attempt))
                 try:
                     attempt = ended.get(timeout=scatter.wait_s(time.monotonic()))
@@ -96,7 +106,7 @@ class GrpcTransport:
                         futures[loser].cancel()
                     continue
                 error = self._error(future, call)
-                if scatter.failed(attempt, retryable=is_retryable(error)):
+                if scatter.failed(attempt, error, time.monotonic()):
                     raise plan.locate(attempt.position, error)
         finally:
             # Nobody waits for what is still under way, whatever ended the loop.
@@ -130,10 +140,12 @@ class GrpcTransport:
 
     def get_model(self, call: Call) -> wire.GetModelResponse:
         """Describe the model."""
-        with self._errors(call):
-            return self._stub.GetModel(
-                wire.GetModelRequest(), timeout=call.remaining_s(), metadata=call.metadata
-            )
+        return self._until_answered(
+            lambda metadata: self._stub.GetModel(
+                wire.GetModelRequest(), timeout=call.remaining_s(), metadata=metadata
+            ),
+            call,
+        )
 
     def health(self, call: Call) -> ServingStatus:
         """Ask the server how it is."""
@@ -150,22 +162,42 @@ class GrpcTransport:
 
     def close(self) -> None:
         """Close the channel, which cancels every call under way."""
-        self._closed = True
+        self._closing.set()
         self._channel.close()
 
     def _send_and_wait(self, request: wire.RerankRequest, call: Call) -> Reply:
         # Most calls are one request, which gRPC answers sooner to the thread that waits for it.
-        with self._errors(call):
-            response, answered = self._stub.Rerank.with_call(
-                request, timeout=call.remaining_s(), metadata=call.metadata
-            )
+        response, answered = self._until_answered(
+            lambda metadata: self._stub.Rerank.with_call(
+                request, timeout=call.remaining_s(), metadata=metadata
+            ),
+            call,
+        )
         return Reply(
             response, served_by(answered.trailing_metadata()) or served_by(answered.initial_metadata())
         )
 
-    def _send(self, request: wire.RerankRequest, call: Call) -> Any:
+    def _until_answered(self, send: Callable[[tuple[tuple[str, str], ...]], A], call: Call) -> A:
+        """Call `send` with the headers of each attempt, until it returns or must not be repeated."""
+        repeats = Repeats(self._settings.retry, self._throttle, ends_at=call.ends_at)
+        while True:
+            try:
+                with self._errors(call):
+                    answer = send(call.attempt_metadata(repeats.made))
+            except RerankError as error:
+                again_at = repeats.again_at(error, time.monotonic())
+                if again_at is None:
+                    raise
+                self._closing.wait(max(0.0, again_at - time.monotonic()))
+            else:
+                self._throttle.succeeded()
+                return answer
+
+    def _send(self, request: wire.RerankRequest, call: Call, number: int) -> Any:
         with self._errors(call):
-            return self._stub.Rerank.future(request, timeout=call.remaining_s(), metadata=call.metadata)
+            return self._stub.Rerank.future(
+                request, timeout=call.remaining_s(), metadata=call.attempt_metadata(number)
+            )
 
     def _open_stream(self, call: Call, generation: int, events: Events) -> ThreadedStream:
         outgoing: queue.SimpleQueue[wire.RerankStreamRequest | None] = queue.SimpleQueue()
@@ -189,13 +221,13 @@ class GrpcTransport:
 
     def _error(self, failed: Any, call: Call) -> RerankError:
         failure = Failure.of(failed)
-        if self._closed and failure.code is grpc.StatusCode.CANCELLED:
+        if self._closing.is_set() and failure.code is grpc.StatusCode.CANCELLED:
             return closed_error(call)
         return error_of_failure(failure, self._settings, call)
 
     def _refused(self, error: ValueError, call: Call) -> Exception:
         # gRPC says ValueError for a closed channel, and for a header that it won't send.
-        return closed_error(call) if self._closed else error
+        return closed_error(call) if self._closing.is_set() else error
 
 
 def _put(ended: "queue.SimpleQueue[Attempt]", attempt: Attempt, _: object) -> None:

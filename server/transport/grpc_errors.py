@@ -9,12 +9,15 @@
 | Overloaded | RESOURCE_EXHAUSTED | RetryInfo, grpc-retry-pushback-ms |
 | DeadlineExceeded | DEADLINE_EXCEEDED | |
 | Draining, NotReady | UNAVAILABLE | |
+| DeviceDied | UNAVAILABLE | grpc-retry-pushback-ms |
 | ScoringFailed, anything else | INTERNAL | |
 
 Every status carries a serialised rerank.v1.Error in `rerank-error-bin`, for
 clients that should not need google.rpc.
 """
 
+import random
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import grpc
@@ -25,6 +28,7 @@ from rerank.v1 import rerank_pb2
 
 from server.errors import (
     DeadlineExceeded,
+    DeviceDied,
     InvalidRequest,
     ModelNotServed,
     Overloaded,
@@ -52,6 +56,11 @@ _CODES: tuple[tuple[type[RerankError], grpc.StatusCode], ...] = (
 )
 # Clients accept 8 KB of trailers and proxies less: a message may quote the request only in part.
 MAX_MESSAGE_CHARACTERS = 400
+
+# Of the requests that were on a device when it died, one may be to blame. They are asked to
+# come back at different times, so that it meets the others no more.
+SUSPECTS_SPREAD_MS = 1000
+NO_RETRY = "-1"
 
 
 class RpcStatus(grpc.Status):
@@ -86,8 +95,16 @@ def error_message(error: BaseException) -> rerank_pb2.Error:
     return described
 
 
-def rpc_status(error: BaseException, metadata: Metadata, request_id: str) -> RpcStatus:
-    """The error as a status with rich details, and `metadata` among its trailers."""
+def rpc_status(
+    error: BaseException,
+    metadata: Metadata,
+    request_id: str,
+    invocation: Iterable[tuple[str, str | bytes]] | None = None,
+) -> RpcStatus:
+    """The error as a status with rich details, and `metadata` among its trailers.
+
+    `invocation` is the metadata that came with the call: it says which attempt this was.
+    """
     code = _code(error)
     described = error_message(error)
     details: list[message.Message] = [error_details_pb2.RequestInfo(request_id=request_id)]
@@ -100,6 +117,8 @@ def rpc_status(error: BaseException, metadata: Metadata, request_id: str) -> Rpc
     if isinstance(error, Overloaded):
         details.append(error_details_pb2.RetryInfo(retry_delay=_retry_after(error)))
         trailing.append(("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000))))
+    if isinstance(error, DeviceDied):
+        trailing.append(("grpc-retry-pushback-ms", _suspects_pushback(dict(invocation or ()))))
     status = status_pb2.Status(
         code=code.value[0], message=described.message, details=[_packed(detail) for detail in details]
     )
@@ -122,6 +141,13 @@ def _retry_after(error: Overloaded) -> duration_pb2.Duration:
     duration = duration_pb2.Duration()
     duration.FromMilliseconds(round(error.retry_after_s * 1000))
     return duration
+
+
+def _suspects_pushback(invocation: dict[str, str | bytes]) -> str:
+    """One more server may be asked, by gRPC itself unless the client counts its attempts."""
+    if "grpc-previous-rpc-attempts" in invocation or "rerank-attempt" in invocation:
+        return NO_RETRY
+    return str(random.randint(0, SUSPECTS_SPREAD_MS))
 
 
 def _packed(detail: message.Message) -> any_pb2.Any:

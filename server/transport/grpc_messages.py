@@ -51,6 +51,7 @@ def ranking_message(
     """Write an answer."""
     response = rerank_pb2.RerankResponse(
         model=info.model_id,
+        fingerprint=info.fingerprint,
         usage=rerank_pb2.Usage(
             computed_tokens=ranking.usage.computed_tokens,
             computed_pairs=ranking.usage.computed_pairs,
@@ -99,6 +100,7 @@ def model_message(info: ModelInfo, limits: Limits, server_name: str) -> rerank_p
         score_range=rerank_pb2.ScoreRange(minimum=0.0, maximum=1.0),
         server=server_name,
         server_version=__version__,
+        fingerprint=info.fingerprint,
     )
 
 

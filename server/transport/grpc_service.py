@@ -104,7 +104,10 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
                 call.status = status_name(error)
                 _note_error(error, call)
                 # Nothing was sent so far: only an answer that is all trailers is retried by gRPC clients.
-                await context.abort_with_status(rpc_status(error, self._identity(call), call.request_id))
+                status = rpc_status(
+                    error, self._identity(call), call.request_id, context.invocation_metadata()
+                )
+                await context.abort_with_status(status)
 
     async def RerankStream(  # noqa: N802, the contract's name
         self, requests: AsyncIterator[rerank_pb2.RerankStreamRequest], context: Context

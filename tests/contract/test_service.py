@@ -322,6 +322,13 @@ def test_the_model_describes_itself(stub: rerank_pb2_grpc.RerankServiceStub) -> 
     assert model.server == "contract"
 
 
+def test_every_answer_names_the_weights_that_scored(stub: rerank_pb2_grpc.RerankServiceStub) -> None:
+    """GetModel and each answer carry the fingerprint by which scores can be compared."""
+    model = stub.GetModel(rerank_pb2.GetModelRequest(), timeout=10)
+    response = stub.Rerank(Request(query="word", documents=["word"]), timeout=10)
+    assert model.fingerprint == response.fingerprint != ""
+
+
 def test_a_stream_answers_each_query_by_its_id(stub: rerank_pb2_grpc.RerankServiceStub) -> None:
     """A bad query gets its own error, and the stream goes on."""
     questions = {f"query {i}": Request(query=f"word{i}", documents=[f"word{i}", "other"]) for i in range(200)}

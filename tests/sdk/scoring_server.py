@@ -74,12 +74,14 @@ def logit_of(query: str, document: str) -> float:
     return LOGITS[struct.unpack("<I", digest)[0] % len(LOGITS)]
 
 
-def unscripted_answer(request: wire.RerankRequest, model: str = "scoring-server") -> wire.RerankResponse:
+def unscripted_answer(
+    request: wire.RerankRequest, model: str = "scoring-server", fingerprint: str = ""
+) -> wire.RerankResponse:
     """Answer as the contract says; documents that hold UNSCORABLE fail."""
     scorable = [index for index, text in enumerate(request.documents) if UNSCORABLE not in text]
     logits = {index: logit_of(request.query, request.documents[index]) for index in scorable}
     best_first = sorted(scorable, key=lambda index: -logits[index])
-    response = wire.RerankResponse(model=model)
+    response = wire.RerankResponse(model=model, fingerprint=fingerprint)
     for index in best_first[: request.top_n or None]:
         response.results.add(
             index=index,
@@ -212,6 +214,7 @@ class ScoringServer(rerank_pb2_grpc.RerankServiceServicer):
             score_range=wire.ScoreRange(minimum=0, maximum=1),
             server=self.name,
             server_version="1",
+            fingerprint="f00d",
         )
 
 

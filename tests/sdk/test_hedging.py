@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rerank import HedgePolicy, InvalidRequestError, RetryPolicy, UnavailableError
 from rerank._hedging import HedgeBudget
+from rerank._repeats import RepeatThrottle
 from rerank._scatter import Attempt, Scatter
 from rerank.v1 import rerank_pb2 as wire
 
@@ -63,7 +64,14 @@ def test_every_request_gets_an_answer_within_bounds(
 ) -> None:
     """Whatever ends when, each request is answered once, and no more are out than allowed."""
     hedging = HedgeBudget(HedgePolicy(delay_s=1.0, budget=budget)) if budget else None
-    scatter = Scatter(requests, max_in_flight=max_in_flight, hedging=hedging)
+    scatter = Scatter(
+        requests,
+        max_in_flight=max_in_flight,
+        retry=RetryPolicy(),
+        throttle=RepeatThrottle(),
+        ends_at=1e9,
+        hedging=hedging,
+    )
     chosen: Iterator[int] = iter(choices)
     running: set[Attempt] = set()
     answered: list[int] = []
@@ -82,7 +90,7 @@ def test_every_request_gets_an_answer_within_bounds(
         hedged = Attempt(attempt.position, 1 - attempt.number) in running
         running.discard(attempt)
         if choice % 3 == 1 and hedged:
-            assert not scatter.failed(attempt, retryable=True)
+            assert not scatter.failed(attempt, UnavailableError("gone"), now)
             continue
         losers = scatter.succeeded(attempt)
         assert losers == {other for other in running if other.position == attempt.position}

@@ -254,7 +254,7 @@ def test_get_model_describes_the_server(client: Twin) -> None:
     assert (info.id, info.revision, info.max_tokens) == ("scoring-server", "abc", 512)
     assert info.limits.max_documents == 1000
     assert (info.score_range.minimum, info.score_range.maximum) == (0.0, 1.0)
-    assert info.server == "gpu-0"
+    assert (info.server, info.fingerprint) == ("gpu-0", "f00d")
 
 
 def test_raw_grpc_options_win(connect: Connect, server: ScoringServer) -> None:
@@ -282,6 +282,33 @@ def test_model_not_served_is_told(client: Twin, server: ScoringServer) -> None:
         return unscripted_answer(request, model="another")
 
     server.script = [other_model]
-    with pytest.raises(ModelNotServedError, match="another, scoring-server") as caught:
+    with pytest.raises(ModelNotServedError, match="another on gpu-0; scoring-server on gpu-0") as caught:
         client.rerank("query", [str(number) for number in range(200)])
     assert caught.value.reason == "MODELS_DIFFER"
+
+
+def test_weights_that_differ_are_told_although_their_name_is_one(client: Twin, server: ScoringServer) -> None:
+    """Parts of one call by servers of different fingerprints are refused, and the servers named."""
+
+    def quantised_elsewhere(
+        request: wire.RerankRequest, context: grpc.ServicerContext
+    ) -> wire.RerankResponse:
+        server.name = "gpu-1"  # the next part's name; this one's goes out with it
+        return unscripted_answer(request, fingerprint="bbbb" * 8)
+
+    server.script = [lambda request, _: unscripted_answer(request, fingerprint="aaaa" * 8)]
+    client.rerank("query", ["one part is always of one model"])
+    server.script = [
+        quantised_elsewhere,
+        lambda request, _: unscripted_answer(request, fingerprint="aaaa" * 8),
+    ]
+    with pytest.raises(ModelNotServedError, match="scoring-server aaaaaaaaaaaa on gpu") as caught:
+        client.rerank("query", [str(number) for number in range(200)])
+    assert "scoring-server bbbbbbbbbbbb on gpu-1" in caught.value.message
+    assert caught.value.reason == "MODELS_DIFFER"
+
+
+def test_servers_without_fingerprints_are_compared_by_name(client: Twin, server: ScoringServer) -> None:
+    """During the roll-out of fingerprints, a server that sends none still answers parts of a call."""
+    server.script = [lambda request, _: unscripted_answer(request, fingerprint="aaaa" * 8)]
+    assert len(client.rerank("query", [str(number) for number in range(200)])) == 200

@@ -3,19 +3,30 @@
 from typing import Any
 
 import grpc
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rerank import DeadlineExceededError, OverloadedError, Query, Ranking, RerankOptions, UnavailableError
+from rerank import (
+    DeadlineExceededError,
+    OverloadedError,
+    ProtocolError,
+    Query,
+    Ranking,
+    RerankOptions,
+    RetryPolicy,
+    UnavailableError,
+)
 from rerank._settings import ClientSettings, begin_call, client_settings
 from rerank._stream import Answered, Asked, Broke, Event, SourceEnded, StreamSession
 from rerank.v1 import rerank_pb2 as wire
 
 from tests.sdk.scoring_server import unscripted_answer
 
+MAX_ATTEMPTS = RetryPolicy().max_attempts
 Outcomes = list[tuple[Any, Any]]
 
 
-def new_session(timeout_s: float = 1e6, **settings: Any) -> StreamSession[int, str]:
+def new_session(timeout_s: float = 1e6, **settings: Any) -> StreamSession[Any, str]:
     checked: ClientSettings = client_settings("localhost:1", **settings)
     call = begin_call(checked, timeout_s=timeout_s, request_id="id", api_key=None)
     return StreamSession(
@@ -129,12 +140,61 @@ def test_an_idle_stream_that_ends_costs_nothing() -> None:
         session.handle(Broke(generation, UnavailableError("idle for too long")), 0.0)
 
 
+def test_a_query_that_is_out_at_every_break_is_given_up() -> None:
+    """Streams that break go on being opened while they answer, but not for ever for one query."""
+    session = new_session()
+    session.handle(Asked(Query("deadly", "q", ["a"])), 0.0)
+    now, outcomes = 0.0, []
+    for generation in range(9):
+        session.handle(Asked(Query(generation, "q", ["a"])), now)
+        items = session.due(now)
+        outcomes += session.handle(Answered(session.generation, answered(items[-1])), now)
+        outcomes += session.handle(Broke(session.generation, UnavailableError("broken")), now)
+        now += 10.0
+    told = dict(outcomes)
+    assert isinstance(told.pop("deadly"), UnavailableError)
+    assert sorted(told) == list(range(9))
+    assert [id for id, _ in outcomes].index("deadly") == MAX_ATTEMPTS
+
+
+def test_a_break_ends_a_query_that_has_lost_a_device() -> None:
+    """A server that dies without a word is the second server of a query that lost a device before."""
+    session = new_session()
+    session.handle(Asked(Query("deadly", "q", ["a"])), 0.0)
+    [item] = session.due(0.0)
+    assert session.handle(Answered(0, refused(item, "DEVICE_LOST", 14)), 0.0) == []
+    [item] = session.due(100.0)
+    [(_, outcome)] = session.handle(Broke(session.generation, UnavailableError("broken")), 100.0)
+    assert isinstance(outcome, UnavailableError)
+
+
+def test_answers_that_nobody_asked_for_end_the_call() -> None:
+    """A server that goes on answering without a question costs a bounded amount of work."""
+    session = new_session()
+    session.handle(Asked(Query(1, "q", ["a"])), 0.0)
+    session.due(0.0)
+    unasked = Answered(0, wire.RerankStreamResponse(id="7.0", response=wire.RerankResponse()))
+    with pytest.raises(ProtocolError, match="never asked"):
+        list(map(session.handle, [unasked] * 1000, [0.0] * 1000))
+
+
+def test_late_answers_are_no_surplus() -> None:
+    """However many queries expired before their answers came, these end no call."""
+    session = new_session(timeout_s=1.0)
+    for number in range(1000):
+        session.handle(Asked(Query(number, "q", ["a"])), 0.0)
+    items = session.due(0.0)
+    assert len(session.handle(None, 2.0)) == 1000
+    for item in items:
+        assert session.handle(Answered(0, answered(item)), 2.0) == []
+
+
 def test_ids_that_nobody_gave_are_ignored() -> None:
     """A server that makes up ids disturbs nobody."""
     session = new_session()
     session.handle(Asked(Query(1, "q", ["a"])), 0.0)
     session.due(0.0)
-    for id in ("", "7", "0.1", "0.0.0", "x.y", "-1.0", "٣.0"):
+    for id in ("", "7", "0.1", "0.0.0", "x.y", "-1.0", "٣.0", "9" * 10_000 + ".0"):
         response = wire.RerankStreamResponse(id=id, response=wire.RerankResponse())
         assert session.handle(Answered(0, response), 0.0) == []
     assert not session.finished

@@ -25,45 +25,45 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rerank/v1/rerank.proto\x12\trerank.v1\x1a\x1egoogle/protobuf/duration.proto\"\x85\x02\n\rRerankRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x03(\t\x12\r\n\x05top_n\x18\x03 \x01(\r\x12\x18\n\x10return_documents\x18\x04 \x01(\x08\x12\x12\n\nraw_scores\x18\x05 \x01(\x08\x12)\n\ntruncation\x18\x06 \x01(\x0e\x32\x15.rerank.v1.Truncation\x12\x1f\n\x17max_tokens_per_document\x18\x07 \x01(\r\x12\r\n\x05model\x18\x08 \x01(\t\x12%\n\x08priority\x18\t \x01(\x0e\x32\x13.rerank.v1.Priority\x12\x13\n\x0binstruction\x18\n \x01(\t\"\xbe\x01\n\x0eRerankResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.rerank.v1.RankedDocument\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.rerank.v1.Usage\x12#\n\x07timings\x18\x04 \x01(\x0b\x32\x12.rerank.v1.Timings\x12+\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x19.rerank.v1.FailedDocument\"\xbc\x01\n\x0eRankedDocument\x12\r\n\x05index\x18\x01 \x01(\r\x12\x17\n\x0frelevance_score\x18\x02 \x01(\x01\x12\x15\n\x08\x64ocument\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x0e\n\x06tokens\x18\x05 \x01(\r\x12*\n\x0cwinning_span\x18\x06 \x01(\x0b\x32\x0f.rerank.v1.SpanH\x01\x88\x01\x01\x42\x0b\n\t_documentB\x0f\n\r_winning_span\"/\n\x0e\x46\x61iledDocument\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"N\n\x05Usage\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\x04\x12\x16\n\x0e\x63omputed_pairs\x18\x02 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pairs\x18\x03 \x01(\r\"\xb6\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08tokenise\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"L\n\x13RerankStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07request\x18\x02 \x01(\x0b\x32\x18.rerank.v1.RerankRequest\"\x7f\n\x14RerankStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x19.rerank.v1.RerankResponseH\x00\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x10.rerank.v1.ErrorH\x00\x42\t\n\x07outcome\"u\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x11\n\x0fGetModelRequest\"\x84\x02\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x11\n\texecution\x18\x05 \x01(\t\x12\x1b\n\x13\x61\x63\x63\x65pts_instruction\x18\x06 \x01(\x08\x12!\n\x06limits\x18\x07 \x01(\x0b\x32\x11.rerank.v1.Limits\x12*\n\x0bscore_range\x18\x08 \x01(\x0b\x32\x15.rerank.v1.ScoreRange\x12\x0e\n\x06server\x18\t \x01(\t\x12\x16\n\x0eserver_version\x18\n \x01(\t\"u\n\x06Limits\x12\x15\n\rmax_documents\x18\x01 \x01(\r\x12\x19\n\x11max_request_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fmax_query_bytes\x18\x03 \x01(\x04\x12 \n\x18max_windows_per_document\x18\x04 \x01(\r\".\n\nScoreRange\x12\x0f\n\x07minimum\x18\x01 \x01(\x01\x12\x0f\n\x07maximum\x18\x02 \x01(\x01*h\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x12\n\x0eTRUNCATION_END\x10\x01\x12\x14\n\x10TRUNCATION_ERROR\x10\x02\x12\x14\n\x10TRUNCATION_CHUNK\x10\x03*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02\x32\xe8\x01\n\rRerankService\x12=\n\x06Rerank\x12\x18.rerank.v1.RerankRequest\x1a\x19.rerank.v1.RerankResponse\x12S\n\x0cRerankStream\x12\x1e.rerank.v1.RerankStreamRequest\x1a\x1f.rerank.v1.RerankStreamResponse(\x01\x30\x01\x12\x43\n\x08GetModel\x12\x1a.rerank.v1.GetModelRequest\x1a\x1b.rerank.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rerank/v1/rerank.proto\x12\trerank.v1\x1a\x1egoogle/protobuf/duration.proto\"\x85\x02\n\rRerankRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x03(\t\x12\r\n\x05top_n\x18\x03 \x01(\r\x12\x18\n\x10return_documents\x18\x04 \x01(\x08\x12\x12\n\nraw_scores\x18\x05 \x01(\x08\x12)\n\ntruncation\x18\x06 \x01(\x0e\x32\x15.rerank.v1.Truncation\x12\x1f\n\x17max_tokens_per_document\x18\x07 \x01(\r\x12\r\n\x05model\x18\x08 \x01(\t\x12%\n\x08priority\x18\t \x01(\x0e\x32\x13.rerank.v1.Priority\x12\x13\n\x0binstruction\x18\n \x01(\t\"\xd3\x01\n\x0eRerankResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.rerank.v1.RankedDocument\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.rerank.v1.Usage\x12#\n\x07timings\x18\x04 \x01(\x0b\x32\x12.rerank.v1.Timings\x12+\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x19.rerank.v1.FailedDocument\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\"\xbc\x01\n\x0eRankedDocument\x12\r\n\x05index\x18\x01 \x01(\r\x12\x17\n\x0frelevance_score\x18\x02 \x01(\x01\x12\x15\n\x08\x64ocument\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x0e\n\x06tokens\x18\x05 \x01(\r\x12*\n\x0cwinning_span\x18\x06 \x01(\x0b\x32\x0f.rerank.v1.SpanH\x01\x88\x01\x01\x42\x0b\n\t_documentB\x0f\n\r_winning_span\"/\n\x0e\x46\x61iledDocument\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"N\n\x05Usage\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\x04\x12\x16\n\x0e\x63omputed_pairs\x18\x02 \x01(\r\x12\x14\n\x0c\x63\x61\x63hed_pairs\x18\x03 \x01(\r\"\xb6\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08tokenise\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"L\n\x13RerankStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07request\x18\x02 \x01(\x0b\x32\x18.rerank.v1.RerankRequest\"\x7f\n\x14RerankStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x19.rerank.v1.RerankResponseH\x00\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x10.rerank.v1.ErrorH\x00\x42\t\n\x07outcome\"u\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x11\n\x0fGetModelRequest\"\x99\x02\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x11\n\texecution\x18\x05 \x01(\t\x12\x1b\n\x13\x61\x63\x63\x65pts_instruction\x18\x06 \x01(\x08\x12!\n\x06limits\x18\x07 \x01(\x0b\x32\x11.rerank.v1.Limits\x12*\n\x0bscore_range\x18\x08 \x01(\x0b\x32\x15.rerank.v1.ScoreRange\x12\x0e\n\x06server\x18\t \x01(\t\x12\x16\n\x0eserver_version\x18\n \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x0b \x01(\t\"u\n\x06Limits\x12\x15\n\rmax_documents\x18\x01 \x01(\r\x12\x19\n\x11max_request_bytes\x18\x02 \x01(\x04\x12\x17\n\x0fmax_query_bytes\x18\x03 \x01(\x04\x12 \n\x18max_windows_per_document\x18\x04 \x01(\r\".\n\nScoreRange\x12\x0f\n\x07minimum\x18\x01 \x01(\x01\x12\x0f\n\x07maximum\x18\x02 \x01(\x01*h\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x12\n\x0eTRUNCATION_END\x10\x01\x12\x14\n\x10TRUNCATION_ERROR\x10\x02\x12\x14\n\x10TRUNCATION_CHUNK\x10\x03*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02\x32\xe8\x01\n\rRerankService\x12=\n\x06Rerank\x12\x18.rerank.v1.RerankRequest\x1a\x19.rerank.v1.RerankResponse\x12S\n\x0cRerankStream\x12\x1e.rerank.v1.RerankStreamRequest\x1a\x1f.rerank.v1.RerankStreamResponse(\x01\x30\x01\x12\x43\n\x08GetModel\x12\x1a.rerank.v1.GetModelRequest\x1a\x1b.rerank.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rerank.v1.rerank_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRUNCATION']._serialized_start=1842
-  _globals['_TRUNCATION']._serialized_end=1946
-  _globals['_PRIORITY']._serialized_start=1948
-  _globals['_PRIORITY']._serialized_end=2030
+  _globals['_TRUNCATION']._serialized_start=1884
+  _globals['_TRUNCATION']._serialized_end=1988
+  _globals['_PRIORITY']._serialized_start=1990
+  _globals['_PRIORITY']._serialized_end=2072
   _globals['_RERANKREQUEST']._serialized_start=70
   _globals['_RERANKREQUEST']._serialized_end=331
   _globals['_RERANKRESPONSE']._serialized_start=334
-  _globals['_RERANKRESPONSE']._serialized_end=524
-  _globals['_RANKEDDOCUMENT']._serialized_start=527
-  _globals['_RANKEDDOCUMENT']._serialized_end=715
-  _globals['_FAILEDDOCUMENT']._serialized_start=717
-  _globals['_FAILEDDOCUMENT']._serialized_end=764
-  _globals['_SPAN']._serialized_start=766
-  _globals['_SPAN']._serialized_end=800
-  _globals['_USAGE']._serialized_start=802
-  _globals['_USAGE']._serialized_end=880
-  _globals['_TIMINGS']._serialized_start=883
-  _globals['_TIMINGS']._serialized_end=1065
-  _globals['_RERANKSTREAMREQUEST']._serialized_start=1067
-  _globals['_RERANKSTREAMREQUEST']._serialized_end=1143
-  _globals['_RERANKSTREAMRESPONSE']._serialized_start=1145
-  _globals['_RERANKSTREAMRESPONSE']._serialized_end=1272
-  _globals['_ERROR']._serialized_start=1274
-  _globals['_ERROR']._serialized_end=1391
-  _globals['_GETMODELREQUEST']._serialized_start=1393
-  _globals['_GETMODELREQUEST']._serialized_end=1410
-  _globals['_GETMODELRESPONSE']._serialized_start=1413
-  _globals['_GETMODELRESPONSE']._serialized_end=1673
-  _globals['_LIMITS']._serialized_start=1675
-  _globals['_LIMITS']._serialized_end=1792
-  _globals['_SCORERANGE']._serialized_start=1794
-  _globals['_SCORERANGE']._serialized_end=1840
-  _globals['_RERANKSERVICE']._serialized_start=2033
-  _globals['_RERANKSERVICE']._serialized_end=2265
+  _globals['_RERANKRESPONSE']._serialized_end=545
+  _globals['_RANKEDDOCUMENT']._serialized_start=548
+  _globals['_RANKEDDOCUMENT']._serialized_end=736
+  _globals['_FAILEDDOCUMENT']._serialized_start=738
+  _globals['_FAILEDDOCUMENT']._serialized_end=785
+  _globals['_SPAN']._serialized_start=787
+  _globals['_SPAN']._serialized_end=821
+  _globals['_USAGE']._serialized_start=823
+  _globals['_USAGE']._serialized_end=901
+  _globals['_TIMINGS']._serialized_start=904
+  _globals['_TIMINGS']._serialized_end=1086
+  _globals['_RERANKSTREAMREQUEST']._serialized_start=1088
+  _globals['_RERANKSTREAMREQUEST']._serialized_end=1164
+  _globals['_RERANKSTREAMRESPONSE']._serialized_start=1166
+  _globals['_RERANKSTREAMRESPONSE']._serialized_end=1293
+  _globals['_ERROR']._serialized_start=1295
+  _globals['_ERROR']._serialized_end=1412
+  _globals['_GETMODELREQUEST']._serialized_start=1414
+  _globals['_GETMODELREQUEST']._serialized_end=1431
+  _globals['_GETMODELRESPONSE']._serialized_start=1434
+  _globals['_GETMODELRESPONSE']._serialized_end=1715
+  _globals['_LIMITS']._serialized_start=1717
+  _globals['_LIMITS']._serialized_end=1834
+  _globals['_SCORERANGE']._serialized_start=1836
+  _globals['_SCORERANGE']._serialized_end=1882
+  _globals['_RERANKSERVICE']._serialized_start=2075
+  _globals['_RERANKSERVICE']._serialized_end=2307
 # @@protoc_insertion_point(module_scope)

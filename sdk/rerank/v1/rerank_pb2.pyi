@@ -151,8 +151,14 @@ class RerankResponse(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
     FAILURES_FIELD_NUMBER: builtins.int
+    FINGERPRINT_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The id of the model that scored."""
+    fingerprint: builtins.str
+    """What decides the scores: equal for servers whose scores can be compared, and different
+    where weights, precision or prompt differ even under one model id. Opaque; empty from
+    servers that are older than this field.
+    """
     @property
     def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RankedDocument]:
         """The ranked documents; ties keep the order of the request."""
@@ -179,9 +185,10 @@ class RerankResponse(google.protobuf.message.Message):
         usage: global___Usage | None = ...,
         timings: global___Timings | None = ...,
         failures: collections.abc.Iterable[global___FailedDocument] | None = ...,
+        fingerprint: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["failures", b"failures", "model", b"model", "results", b"results", "timings", b"timings", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failures", b"failures", "fingerprint", b"fingerprint", "model", b"model", "results", b"results", "timings", b"timings", "usage", b"usage"]) -> None: ...
 
 global___RerankResponse = RerankResponse
 
@@ -465,6 +472,7 @@ class GetModelResponse(google.protobuf.message.Message):
     SCORE_RANGE_FIELD_NUMBER: builtins.int
     SERVER_FIELD_NUMBER: builtins.int
     SERVER_VERSION_FIELD_NUMBER: builtins.int
+    FINGERPRINT_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The id to put into RerankRequest.model."""
     revision: builtins.str
@@ -481,6 +489,8 @@ class GetModelResponse(google.protobuf.message.Message):
     """The name of this server."""
     server_version: builtins.str
     """The version of the server's software."""
+    fingerprint: builtins.str
+    """The same as RerankResponse.fingerprint."""
     @property
     def limits(self) -> global___Limits:
         """The limits of one request on this server."""
@@ -502,9 +512,10 @@ class GetModelResponse(google.protobuf.message.Message):
         score_range: global___ScoreRange | None = ...,
         server: builtins.str = ...,
         server_version: builtins.str = ...,
+        fingerprint: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits", "score_range", b"score_range"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["accepts_instruction", b"accepts_instruction", "architecture", b"architecture", "execution", b"execution", "limits", b"limits", "max_tokens", b"max_tokens", "model", b"model", "revision", b"revision", "score_range", b"score_range", "server", b"server", "server_version", b"server_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accepts_instruction", b"accepts_instruction", "architecture", b"architecture", "execution", b"execution", "fingerprint", b"fingerprint", "limits", b"limits", "max_tokens", b"max_tokens", "model", b"model", "revision", b"revision", "score_range", b"score_range", "server", b"server", "server_version", b"server_version"]) -> None: ...
 
 global___GetModelResponse = GetModelResponse
 

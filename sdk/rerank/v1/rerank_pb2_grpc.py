@@ -30,13 +30,19 @@ class RerankServiceStub(object):
 
     Metadata that a client may send with any call:
     x-request-id   up to 128 characters of [A-Za-z0-9._-]; made up by the server when absent
+    rerank-attempt for clients that count attempts at a request themselves, from 0: they decide
+    alone whether to repeat a request of DEVICE_LOST
     Metadata that the server sends with every answer, initial with a good one and trailing
     with a failed one (so that a failed call can be retried by gRPC itself):
     x-request-id   the id under which the server logged the call
     x-served-by    the name of the server that answered
     Further trailing metadata of a failed call:
     rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
-    grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt
+    grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt; with
+    DEVICE_LOST as well, and -1 at a second attempt or with rerank-attempt
+
+    DEVICE_LOST is the reason of an UNAVAILABLE whose very request was on a device when that died,
+    and may be why it did: ask one more server at most.
     """
 
     def __init__(self, channel):
@@ -67,13 +73,19 @@ class RerankServiceServicer(object):
 
     Metadata that a client may send with any call:
     x-request-id   up to 128 characters of [A-Za-z0-9._-]; made up by the server when absent
+    rerank-attempt for clients that count attempts at a request themselves, from 0: they decide
+    alone whether to repeat a request of DEVICE_LOST
     Metadata that the server sends with every answer, initial with a good one and trailing
     with a failed one (so that a failed call can be retried by gRPC itself):
     x-request-id   the id under which the server logged the call
     x-served-by    the name of the server that answered
     Further trailing metadata of a failed call:
     rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
-    grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt
+    grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt; with
+    DEVICE_LOST as well, and -1 at a second attempt or with rerank-attempt
+
+    DEVICE_LOST is the reason of an UNAVAILABLE whose very request was on a device when that died,
+    and may be why it did: ask one more server at most.
     """
 
     def Rerank(self, request, context):
@@ -131,13 +143,19 @@ class RerankService(object):
 
     Metadata that a client may send with any call:
     x-request-id   up to 128 characters of [A-Za-z0-9._-]; made up by the server when absent
+    rerank-attempt for clients that count attempts at a request themselves, from 0: they decide
+    alone whether to repeat a request of DEVICE_LOST
     Metadata that the server sends with every answer, initial with a good one and trailing
     with a failed one (so that a failed call can be retried by gRPC itself):
     x-request-id   the id under which the server logged the call
     x-served-by    the name of the server that answered
     Further trailing metadata of a failed call:
     rerank-error-bin          a serialised Error (also in google.rpc.Status details as BadRequest, RetryInfo)
-    grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt
+    grpc-retry-pushback-ms    with RESOURCE_EXHAUSTED: how long to wait before the next attempt; with
+    DEVICE_LOST as well, and -1 at a second attempt or with rerank-attempt
+
+    DEVICE_LOST is the reason of an UNAVAILABLE whose very request was on a device when that died,
+    and may be why it did: ask one more server at most.
     """
 
     @staticmethod

@@ -11,6 +11,7 @@
 | DeadlineExceeded | 504 | timeout_error |
 | Draining, NotReady | 503 and Retry-After | service_unavailable_error |
 | RequestTimeout | 408 | timeout_error |
+| DeviceDied | 500: a balancer takes a 503 to the next server, and the next | internal_server_error |
 | ScoringFailed, anything else | 500 | internal_server_error |
 
 Each dialect writes them in a body of its own; `combined_body` is one that the parsers of
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 
 from server.errors import (
     DeadlineExceeded,
+    DeviceDied,
     InvalidRequest,
     ModelNotServed,
     Overloaded,
@@ -116,6 +118,7 @@ _STATUSES: tuple[tuple[type[RerankError], int, str, str], ...] = (
     (HeadTooLarge, 431, "invalid_request_error", "Validation"),
     (UnsupportedEncoding, 415, "invalid_request_error", "Validation"),
     (Overloaded, 429, "rate_limit_error", "Overloaded"),
+    (DeviceDied, 500, "internal_server_error", "Backend"),
     (Unavailable, 503, "service_unavailable_error", "Unhealthy"),
     (DeadlineExceeded, 504, "timeout_error", "Overloaded"),
     (ScoringFailed, 500, "internal_server_error", "Backend"),
@@ -159,6 +162,9 @@ def combined_body(error: HttpError) -> object:
 def _headers(error: RerankError) -> dict[str, str]:
     if isinstance(error, Overloaded):
         return _retry_after(error.retry_after_s)
+    if isinstance(error, DeviceDied):
+        # What the client libraries of OpenAI's kind ask before they repeat a 500.
+        return {"x-should-retry": "false"}
     if isinstance(error, Unavailable):
         return _retry_after(UNAVAILABLE_RETRY_AFTER_S)
     if isinstance(error, Unauthenticated):

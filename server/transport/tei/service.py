@@ -129,7 +129,8 @@ class TeiService:
                     call.notes["reason"], call.notes["error"] = error.reason, error.message
                 else:
                     _log.exception("internal error")
-                await context.abort_with_status(rpc_status(error, identity, call.request_id))
+                status = rpc_status(error, identity, call.request_id, context.invocation_metadata())
+                await context.abort_with_status(status)
         raise AssertionError("abort_with_status raises")
 
 

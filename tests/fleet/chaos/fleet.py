@@ -12,13 +12,14 @@ from typing import Self
 from rerank import TLSConfig
 
 from deploy.local.certificate import CertificateFiles
-from nginx.render import UPSTREAM_SERVERS_FILE
+from nginx.render import UPSTREAM_SERVERS_FILE, upstream_servers
 from tests.fleet.chaos.balancer import ChaosNginx
 from tests.fleet.chaos.load import LoadOptions, SteadyLoad
 from tests.fleet.chaos.servers import FleetServer
 from tests.fleet.chaos.workload import Question
 from tests.support.child_process import ChildProcess
 from tests.support.nginx import NginxProcess
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 __all__ = ["ChaosFleet", "HealthGateProcess"]
@@ -58,6 +59,7 @@ class ChaosFleet:
         *,
         gate: bool = True,
         server_options: dict[str, str] | None = None,
+        http: bool = False,
     ) -> None:
         self.layer = layer
         self.certificate = certificate
@@ -68,6 +70,7 @@ class ChaosFleet:
         self._initial_servers = servers
         self._has_gate = gate
         self._server_options = server_options or {}
+        self._http = http
         self._servers_file = folder / "servers"
         self._stack = ExitStack()
         self._numbers = itertools.count()
@@ -80,7 +83,9 @@ class ChaosFleet:
                 stack.callback(server.stop)
                 server.start()
             self.wait_healthy()
-            self.nginx = ChaosNginx(self.layer, self._folder / "nginx", self.certificate, self.addresses)
+            self.nginx = ChaosNginx(
+                self.layer, self._folder / "nginx", self.certificate, self.addresses, self._http_upstream()
+            )
             stack.enter_context(self.nginx)
             if self._has_gate:
                 self._write_servers()
@@ -171,7 +176,16 @@ class ChaosFleet:
 
     def _new_server(self) -> FleetServer:
         certificate = self.certificate if self.layer == "l4" else None
-        return FleetServer(self._folder, f"server-{next(self._numbers)}", certificate, self._server_options)
+        options = self._server_options | ({"--http-port": str(free_port())} if self._http else {})
+        return FleetServer(self._folder, f"server-{next(self._numbers)}", certificate, options)
+
+    def _http_upstream(self) -> dict[str, str]:
+        """Where Nginx finds the servers' ports for HTTP; nowhere unless they have any."""
+        if not self._http:
+            return {}
+        members = self._folder / "http_upstream_servers.conf"
+        members.write_text(upstream_servers([f"127.0.0.1:{server.http_port}" for server in self.servers]))
+        return {"HTTP_UPSTREAM_SERVERS": str(members)}
 
     def _gate_tls(self) -> list[str | Path]:
         return ["--tls-root", self.certificate.root] if self.layer == "l4" else []

@@ -27,6 +27,7 @@ class FleetServer(ServerProcess):
     def __init__(
         self, folder: Path, name: str, certificate: CertificateFiles | None, options: dict[str, str]
     ) -> None:
+        self.http_port = int(options.get("--http-port", 0))
         self.certificate = certificate
         """Its own, when it speaks TLS."""
         self._usual = {
