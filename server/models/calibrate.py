@@ -71,7 +71,8 @@ class Measured:
         # In steps of each channel's size, since in what is nearly 0 there is nothing but error. The
         # quotient is a power of two, so that steps are counted and undone without rounding.
         step = largest / largest.frexp().mantissa / 2**_INPUT_BITS
-        return (rows[chosen] / step).round() * step
+        sample: Tensor = (rows[chosen] / step).round() * step
+        return sample
 
 
 class Calibration:
@@ -97,7 +98,7 @@ class Calibration:
             with _StayPrecise():
                 return forward(*arguments, **options)
 
-        backbone.forward = precise  # type: ignore[method-assign]
+        backbone.forward = precise
         for name, module in backbone.named_modules():
             if type(module) is nn.Linear:
                 self._names[id(module)] = name
