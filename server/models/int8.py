@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from server.errors import ConfigurationError
 from server.models.linears import is_exact_gelu
 
-__all__ = ["Int8Input", "Int8Linears", "QuantisedLinear", "check_kernels", "to_codes"]
+__all__ = ["Int8Input", "Int8Linears", "Product", "QuantisedLinear", "check_kernels", "to_codes"]
 
 Tensors: TypeAlias = dict[str, Tensor]
 
@@ -75,11 +75,13 @@ class _Shared:
         return codes
 
 
-class _Product:
-    """Multiplies codes by int8 weights, one scale for each output."""
+class Product:
+    """Multiplies codes of one scale and zero point by int8 weights, one scale for each output."""
 
-    def __init__(self, spec: Int8Input, codes: Tensor, scales: Tensor, bias: Tensor) -> None:
-        self._input = (spec.scale, spec.zero_point)
+    def __init__(
+        self, scale: float, zero_point: int, codes: Tensor, scales: Tensor, bias: Tensor | None = None
+    ) -> None:
+        self._input = (scale, zero_point)
         zeros = torch.zeros(len(scales), dtype=torch.int32)
         self._weight = (torch.ops.onednn.qlinear_prepack(codes, None), scales, zeros, bias)
 
@@ -125,15 +127,15 @@ class _Wide:
 class QuantisedLinear(nn.Module):
     """A linear layer with int8 weights."""
 
-    def __init__(self, shared: _Shared, product: _Product, wide: _Wide | None) -> None:
+    def __init__(self, shared: _Shared, product: Product, wide: _Wide | None) -> None:
         super().__init__()
         self._shared = shared
         self._product = product
         self.wide = wide
         self._reader: Int8Input | None = None
-        self._readers_wide: tuple[_Product, _Wide] | None = None
+        self._readers_wide: tuple[Product, _Wide] | None = None
 
-    def write_codes_for(self, reader: Int8Input, wide: tuple[_Product, _Wide] | None) -> None:
+    def write_codes_for(self, reader: Int8Input, wide: tuple[Product, _Wide] | None) -> None:
         """From now on apply GELU, and write what the next layer reads.
 
         Args:
@@ -204,10 +206,12 @@ class Int8Linears:
                 )
                 setattr(module, activation, nn.Identity())
 
-    def _product(self, spec: Int8Input, name: str, outputs: Tensor | None = None) -> _Product:
+    def _product(self, spec: Int8Input, name: str, outputs: Tensor | None = None) -> Product:
         """The product of a layer, or of some of its outputs only."""
         parts = [self._tensors[f"{name}.{part}"] for part in ("codes", "scales", "bias")]
-        return _Product(spec, *(part if outputs is None else part[outputs] for part in parts))
+        return Product(
+            spec.scale, spec.zero_point, *(part if outputs is None else part[outputs] for part in parts)
+        )
 
 
 @cache

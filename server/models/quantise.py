@@ -131,9 +131,9 @@ class _Bench:
             self._source, _CPU, torch.float32, trust_remote_code=self._trust_remote_code
         )
 
-    def executor(self, linears: Linears | None) -> PackedExecutor:
-        """The model, packed, with these layers."""
-        encoder = self._load()
+    def executor(self, linears: Linears | None, dtype: torch.dtype = torch.float32) -> PackedExecutor:
+        """The model, packed, with these layers and its weights in this precision."""
+        encoder = self._load().to(dtype)
         family = family_of(encoder)
         assert family is not None
         with torch.inference_mode():
@@ -167,7 +167,7 @@ def _measure(
     bench: _Bench, samples: Sequence[tuple[str, str]], report: Progress
 ) -> tuple[list[Int8Input], Tensors]:
     watch = Calibration()
-    executor = bench.executor(watch)
+    executor = bench.executor(watch, torch.float64)
     batches = list(_batches([pair for query, text in samples for pair in bench.encode(query, [text])]))
     for number, batch in enumerate(batches):
         report("measuring", 0.05 + 0.1 * number / len(batches))

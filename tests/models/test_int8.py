@@ -46,7 +46,7 @@ def test_lies_beside_the_model_with_its_quality(folder: Path, quantised: tuple[P
     """The files and the figures that were measured are in the model's folder, under int8/."""
     where, measured = quantised
     assert where == folder / "int8"
-    written = json.loads((where / "int8.json").read_text())["quality"]
+    written = json.loads((where / "quality.json").read_text())
     assert written["mrr_int8"] == measured.mrr_int8
     assert written["mrr_loss"] == pytest.approx(measured.mrr_float32 - measured.mrr_int8)
     assert measured.tasks == 3
