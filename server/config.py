@@ -110,18 +110,24 @@ class Settings(BaseSettings):
         "connections open at once, at most three quarters of the descriptors that the process may open; "
         "the one that has waited longest for a request makes room for a new one",
         ge=1,
+        le=10**6,
     )
     http_head_timeout_s: float = _option(
-        "http", 10, "how long a connection may take to send the path and headers of a request", gt=0
+        "http",
+        10,
+        "how long a connection may take to send the path and headers of a request",
+        ge=0.1,
+        le=DAY_S,
     )
     http_body_timeout_s: float = _option(
-        "http", 30, "how long a request or its answer may stand still on its way", gt=0
+        "http", 30, "how long a request or its answer may stand still on its way", ge=0.1, le=DAY_S
     )
     http_receiving_mib: int = _option(
         "http",
         128,
         "memory for request bodies that are arriving, of all connections; 64 KiB of each are free",
         ge=1,
+        le=MIB,
     )
 
     model: str = _option(
@@ -165,7 +171,7 @@ class Settings(BaseSettings):
         "engine",
         0.25,
         "share of the queue that one request may hold; a larger one is queued in parts, as room appears",
-        gt=0,
+        ge=0.001,
         le=1,
     )
     pair_cache_mib: int = _option(

@@ -70,7 +70,7 @@ class TooLarge(InvalidRequest):
     def __init__(self, field: str, what: str, *, actual: int | None, limit: int, unit: str) -> None:
         """`actual` is None where nobody counted beyond the limit."""
         if actual is None:
-            why = f"{what} has more {unit} than the limit of {limit:,}"
+            why = f"{what} has too many {unit}; the limit is {limit:,}"
         else:
             why = f"{what} has {actual:,} {unit}; the limit is {limit:,}"
         super().__init__(field, why)

@@ -27,7 +27,7 @@ def test_a_request_is_refused_exactly_when_it_has_too_many_documents(documents: 
     if documents <= LIMIT:
         REQUEST.check(data)
         return
-    with pytest.raises(TooLarge, match=r"documents: the request has more documents than the limit of 10"):
+    with pytest.raises(TooLarge, match=r"documents: the request has too many documents; the limit is 10"):
         REQUEST.check(data)
 
 
