@@ -21,6 +21,7 @@ from server.models.base import Model
 from server.models.loading import load_model
 from server.ops.health import HEALTH_SERVICE, RERANK_SERVICE, Health
 from server.ops.logging import flush_logs
+from server.ops.loop_errors import report_loop_errors
 from server.ops.metrics import EngineMetrics
 from server.ops.signals import listen_to_signals
 from server.reranker import Limits, Reranker
@@ -110,6 +111,7 @@ class Server:
 
     async def serve(self) -> int:
         """From the first call to the last; returns the process's exit status."""
+        report_loop_errors(asyncio.get_running_loop())
         front = GrpcFront(self._settings, self._add_services, self._keys, on_gone=self._port_lost)
         name = self._server_name(front.port)
         if self._settings.metrics_port:

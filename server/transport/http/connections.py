@@ -144,6 +144,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._between_requests:
             self._bounds.idle[self] = None
+            if self.cycle.more_body:
+                self._wait_for_peer()
 
     def send_400_response(self, msg: str) -> None:
         if not self.transport.is_closing():

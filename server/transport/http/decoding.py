@@ -8,10 +8,10 @@ import msgspec
 from server.errors import InvalidRequest, TooLarge
 from server.transport.offload import SMALL_BYTES
 
-__all__ = ["check_values", "decode"]
+__all__ = ["check_values", "count_values", "decode"]
 
 VALUES_PER_DOCUMENT = 64
-"""A document may be an object of that many fields, and those of others may be more."""
+"""On average: one document may have more fields when others have fewer."""
 SLICE_BYTES = 64 * 1024
 _WHERE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
@@ -30,29 +30,35 @@ T = TypeVar("T")
 def check_values(body: bytearray, max_documents: int) -> None:
     """Refuse a body of very many values: three bytes of it can become a hundred of objects.
 
-    What precedes a value is counted: each `,`, `[` and `{` outside of strings. It is done in
-    slices, between which other threads get on; decoding lets nobody in before it ends.
-
     Raises:
         TooLarge: more values than `VALUES_PER_DOCUMENT` for each document that is allowed.
     """
-    # An object of the request's own fields comes on top of the documents.
+    # The request's own fields come on top of the documents.
     limit = VALUES_PER_DOCUMENT * (max_documents + 1)
-    if len(body) < SMALL_BYTES:
-        return
+    values = 0 if len(body) < SMALL_BYTES else count_values(body, limit)
+    if values > limit:
+        raise TooLarge("body", "the request", actual=values, limit=limit, unit="JSON values or more")
+
+
+def count_values(body: bytearray, enough: int, slice_bytes: int = SLICE_BYTES) -> int:
+    """How many `,`, `[` and `{` are outside of strings, one of which precedes each value; `enough` end it.
+
+    Other threads get on between two slices; decoding lets nobody in before it ends.
+    """
     values = 0
     in_string = False
     escape = b""
-    for start in range(0, len(body), SLICE_BYTES):
-        # Without its escapes every quote that is left begins or ends a string.
-        piece = (escape + body[start : start + SLICE_BYTES]).replace(b"\\\\", b"")
+    for start in range(0, len(body), slice_bytes):
+        # Without its escapes, every quote that is left begins or ends a string.
+        piece = (escape + body[start : start + slice_bytes]).replace(b"\\\\", b"")
         escape = b"\\" if piece.endswith(b"\\") else b""
         parts = piece.replace(b'\\"', b"").split(b'"')
         outside = b"".join(parts[1 if in_string else 0 :: 2])
         in_string ^= len(parts) % 2 == 0
         values += outside.count(b",") + outside.count(b"[") + outside.count(b"{")
-        if values > limit:
-            raise TooLarge("body", "the request", actual=values, limit=limit, unit="JSON values or more")
+        if values > enough:
+            break
+    return values
 
 
 def decode(body: bytearray, kind: type[T]) -> T:

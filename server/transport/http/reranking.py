@@ -92,22 +92,26 @@ async def _asked(
     )
     encoding = request.headers.get("content-encoding", "")
 
-    def understand(body: bytearray) -> _Asked:
+    def parse(body: bytearray) -> tuple[AnyDialect, Any, bool]:
         plain = decompress(body, encoding, facts.max_request_bytes)
         check_values(plain, facts.max_documents)
         dialect = dialect_of(path, plain)
         # Errors are worded by the dialect as soon as it is known.
         exchange.error_body = dialect.error
         exchange.call.notes["dialect"] = dialect.name
-        message = decode(plain, dialect.request)
-        queries = [of_caller(query) for query in dialect.queries(message, facts)]
-        many = sum(len(query.documents) for query in queries) > FEW_DOCUMENTS
-        return _Asked(dialect, message, queries, facts, large=many or len(plain) >= SMALL_BYTES)
+        return dialect, decode(plain, dialect.request), len(plain) >= SMALL_BYTES
 
     async with service.bodies.read(request) as body:
-        if len(body) < SMALL_BYTES and not encoding:
-            return understand(body)
-        return await off_loop(understand, body)
+        direct = len(body) < SMALL_BYTES and not encoding
+        dialect, message, large = parse(body) if direct else await off_loop(parse, body)
+    del body
+
+    def build() -> _Asked:
+        queries = [of_caller(query) for query in dialect.queries(message, facts)]
+        many = sum(len(query.documents) for query in queries) > FEW_DOCUMENTS
+        return _Asked(dialect, message, queries, facts, large=large or many)
+
+    return await off_loop(build) if large else build()
 
 
 def _note(exchange: Exchange, queries: Sequence[RerankQuery], rankings: Sequence[Ranking]) -> None:
