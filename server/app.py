@@ -43,6 +43,8 @@ WATCHDOG_INTERVAL_S = 0.5
 CERTIFICATE_CHECK_S = 24 * 3600.0
 # What is left open when the last call has been answered (health watches, idle streams) needs no more.
 FAREWELL_S = 0.5
+# For streams to be told that the drain's time is over, before gRPC would cut them off.
+STREAMS_FAREWELL_S = 2.0
 
 _log = structlog.get_logger("rerank.server")
 
@@ -167,12 +169,16 @@ class Server:
             # Balancers need a moment to notice; calls that still arrive are answered.
             await asyncio.sleep(self._settings.drain_delay_s)
         self._reranker.drain()
+        self._calls.draining.set()
         # Closes the port and sends GOAWAY: clients whose connections were balanced, rather than
         # their calls, would otherwise come back to this server with every retry.
-        goodbye = asyncio.create_task(front.stop(self._settings.drain_grace_s))
+        goodbye = asyncio.create_task(front.stop(self._settings.drain_grace_s + STREAMS_FAREWELL_S))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._calls.idle.wait(), self._settings.drain_grace_s)
         unfinished = self._calls.in_progress
+        self._calls.expired.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._calls.idle.wait(), STREAMS_FAREWELL_S)
         if http is not None:
             await http.stop()
         await front.stop(FAREWELL_S)

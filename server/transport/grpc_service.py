@@ -11,7 +11,7 @@ import structlog
 from rerank.v1 import rerank_pb2, rerank_pb2_grpc
 
 from server.config import Settings
-from server.errors import InvalidRequest, RerankError
+from server.errors import Draining, InvalidRequest, RerankError
 from server.reranker import Reranker
 from server.transport.call import Call, CallLog
 from server.transport.grpc_auth import current_caller
@@ -19,6 +19,9 @@ from server.transport.grpc_errors import Metadata, error_message, rpc_status, st
 from server.transport.grpc_messages import model_message, query_from_message, ranking_message
 
 __all__ = ["RerankService"]
+
+# How often a stream that is to end asks whether its last answer has been sent.
+DRAIN_POLL_S = 0.05
 
 Context: TypeAlias = grpc.aio.ServicerContext[object, object]
 
@@ -33,7 +36,12 @@ class _Stream:
     context: Context
     room: asyncio.Semaphore
     """Queries that may still be read before an answer must be taken."""
-    answers: "asyncio.Queue[rerank_pb2.RerankStreamResponse | None]" = field(default_factory=asyncio.Queue)
+    answers: "asyncio.Queue[rerank_pb2.RerankStreamResponse | Exception | None]" = field(
+        default_factory=asyncio.Queue
+    )
+    """None ends the stream well, an exception otherwise."""
+    unanswered: int = 0
+    """Queries that were read and whose answer has not been sent."""
     ids: set[str] = field(default_factory=set)
     queries: int = 0
 
@@ -90,19 +98,26 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         with self._call("RerankStream", context) as call:
             await context.send_initial_metadata(self._identity(call))
             stream = _Stream(call, context, room=asyncio.Semaphore(self._max_stream_queries))
+            # No task group: one that fails cancels this call, which gRPC may be writing an answer of.
+            reading = asyncio.create_task(self._read_stream(requests, stream))
+            leaving = asyncio.create_task(self._leave_when_draining(stream))
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._read_stream(requests, stream))
-                    while (answer := await stream.answers.get()) is not None:
-                        yield answer
-                        stream.room.release()
+                while (answer := await stream.answers.get()) is not None:
+                    if isinstance(answer, Exception):
+                        raise answer
+                    yield answer
+                    stream.unanswered -= 1
+                    stream.room.release()
                 call.status = "OK"
-            except* Exception as errors:
-                error = _first(errors)
+            except Exception as error:
                 call.status = status_name(error)
+                failure = rpc_status(error, self._identity(call), call.request_id)
                 _note_error(error, call)
+            finally:
+                reading.cancel()
+                leaving.cancel()
             if call.status != "OK":
-                await context.abort_with_status(rpc_status(error, self._identity(call), call.request_id))
+                await context.abort_with_status(failure)
 
     async def GetModel(  # noqa: N802, the contract's name
         self, request: rerank_pb2.GetModelRequest, context: Context
@@ -130,11 +145,23 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         self, requests: AsyncIterator[rerank_pb2.RerankStreamRequest], stream: "_Stream"
     ) -> None:
         """Start each query as it is read; past the limit stop reading, which slows the sender down."""
-        async with asyncio.TaskGroup() as queries:
-            async for item in requests:
-                await stream.room.acquire()
-                queries.create_task(self._answer_one(item, stream))
-        stream.answers.put_nowait(None)
+        try:
+            async with asyncio.TaskGroup() as queries:
+                async for item in requests:
+                    stream.unanswered += 1
+                    await stream.room.acquire()
+                    queries.create_task(self._answer_one(item, stream))
+        except* Exception as errors:
+            stream.answers.put_nowait(_first(errors))
+        else:
+            stream.answers.put_nowait(None)
+
+    async def _leave_when_draining(self, stream: "_Stream") -> None:
+        """End the stream once it waits for no answer, or when the drain's time is over."""
+        await self._calls.draining.wait()
+        while stream.unanswered and not self._calls.expired.is_set():  # noqa: ASYNC110, two conditions
+            await asyncio.sleep(DRAIN_POLL_S)
+        stream.answers.put_nowait(Draining("this server is about to stop; ask another one"))
 
     async def _answer_one(self, item: rerank_pb2.RerankStreamRequest, stream: "_Stream") -> None:
         answer = rerank_pb2.RerankStreamResponse(id=item.id)
