@@ -101,7 +101,6 @@ class _Handler(logging.Handler):
 
     def flush(self) -> None:
         """Wait a moment for what was logged; `logging` calls it when the process ends."""
-        # The base class's constructor knows this method before there is a writer.
         self.writer.flush(FLUSH_TIMEOUT_S)
 
     def _completed(self, level: str, event: EventDict) -> EventDict:
