@@ -30,6 +30,9 @@ def _serve(arguments: Sequence[str]) -> int:
     # At its default, gRPC's C core writes what a peer says in a GOAWAY into the log as it came.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Imported only now: --help and a wrong option answer at once.
+    from server.ops.signals import obey_signals_as_first_process
+
+    obey_signals_as_first_process()
     from server.app import run
     from server.ops.logging import configure_logging, flush_logs
 

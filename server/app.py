@@ -50,6 +50,8 @@ FAREWELL_S = 0.5
 # its turn whenever it looks for news, several times for each call, and with Python's 5 ms would
 # wait that long for each busy thread, each time.
 THREAD_SWITCH_S = 0.0005
+# For streams to be told that the drain's time is over, before gRPC would cut them off.
+STREAMS_FAREWELL_S = 2.0
 
 _log = structlog.get_logger("rerank.server")
 
@@ -178,12 +180,16 @@ class Server:
             # Balancers need a moment to notice; calls that still arrive are answered.
             await asyncio.sleep(self._settings.drain_delay_s)
         self._reranker.drain()
+        self._calls.draining.set()
         # Closes the port and sends GOAWAY: clients whose connections were balanced, rather than
         # their calls, would otherwise come back to this server with every retry.
-        goodbye = asyncio.create_task(front.stop(self._settings.drain_grace_s))
+        goodbye = asyncio.create_task(front.stop(self._settings.drain_grace_s + STREAMS_FAREWELL_S))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._calls.idle.wait(), self._settings.drain_grace_s)
         unfinished = self._calls.in_progress
+        self._calls.expired.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._calls.idle.wait(), STREAMS_FAREWELL_S)
         if http is not None:
             await http.stop()
         await front.stop(FAREWELL_S)

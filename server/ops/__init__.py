@@ -1,1 +1,1 @@
-"""What operators see: health, metrics, logs, drain."""
+"""What operators see: health, metrics, logs, signals."""

@@ -18,6 +18,7 @@ from server.ops.log_writer import LogWriter
 
 __all__ = ["configure_logging", "dropped_log_lines", "flush_logs"]
 
+STANDARD_ERROR = 2
 FLUSH_TIMEOUT_S = 1.0
 # Enough to tell what is repeated, and little enough to leave out an address or a number at its end.
 KIND_CHARACTERS = 80
@@ -81,7 +82,7 @@ class _Handler(logging.Handler):
         self._shared = shared
         self._renderers = renderers
         self._repetition = Repetition()
-        self.writer = LogWriter(sys.stderr.fileno(), self._render, more=self._left_out, lost=self._lost)
+        self.writer = LogWriter(STANDARD_ERROR, self._render, more=self._left_out, lost=self._lost)
 
     def emit(self, record: logging.LogRecord) -> None:
         # wrap_for_formatter leaves the finished event here; other loggers leave a text.
@@ -101,7 +102,6 @@ class _Handler(logging.Handler):
 
     def flush(self) -> None:
         """Wait a moment for what was logged; `logging` calls it when the process ends."""
-        # The base class's constructor knows this method before there is a writer.
         self.writer.flush(FLUSH_TIMEOUT_S)
 
     def _completed(self, level: str, event: EventDict) -> EventDict:

@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable
 
-__all__ = ["listen_to_signals"]
+__all__ = ["listen_to_signals", "obey_signals_as_first_process"]
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -38,3 +38,13 @@ def listen_to_signals(on_signal: Callable[[signal.Signals], None]) -> None:
                     on_signal(signal.Signals(number))
 
     threading.Thread(target=watch, name="signals", daemon=True).start()
+
+
+def obey_signals_as_first_process() -> None:
+    """Let SIGTERM and SIGINT end the first process of a container, until `listen_to_signals` is called.
+
+    The system spares a first process what it has no handler for: a container would ignore
+    its stop until the model is loaded.
+    """
+    if os.getpid() == 1:
+        listen_to_signals(lambda number: os._exit(128 + number))

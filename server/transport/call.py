@@ -44,6 +44,10 @@ class CallLog:
         self.idle = asyncio.Event()
         """Set while no call is in progress."""
         self.idle.set()
+        self.draining = asyncio.Event()
+        """Set once no new work is taken: a stream that waits for no answer ends."""
+        self.expired = asyncio.Event()
+        """Set once the drain's time is over: every stream ends."""
 
     @contextmanager
     def call(self, method: str, offered_request_id: str | None) -> Iterator[Call]:

@@ -18,6 +18,12 @@ __all__ = ["add_rerank_service", "bind", "build_grpc_server", "enable_reflection
 
 # gRPC's options are C's int.
 INT_MAX = 2**31 - 1
+# A connection that has not said its first words by then is closed.
+HANDSHAKE_TIMEOUT_S = 20
+# A peer that is gone without a word is noticed: asked after so long, and given so long to answer.
+KEEPALIVE_S, KEEPALIVE_TIMEOUT_S = 120, 20
+# Of one connection; a client with more waits, and nobody needs as many.
+MAX_STREAMS = 1000
 
 
 def build_grpc_server(settings: Settings, keys: ApiKeys | None) -> grpc.aio.Server:
@@ -85,6 +91,12 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # Clients that keep idle connections alive are welcome, not punished with GOAWAY.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        # What bounds the answer to a ping; the line above bounds data that nobody acknowledges.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_S * 1000),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
     ]
     if settings.max_connection_age_s > 0:
         options += [

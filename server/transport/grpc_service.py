@@ -11,7 +11,7 @@ import structlog
 from rerank.v1 import rerank_pb2, rerank_pb2_grpc
 
 from server.config import Settings
-from server.errors import InvalidRequest, RerankError, TooLarge
+from server.errors import Draining, InvalidRequest, RerankError, TooLarge
 from server.reranker import Reranker
 from server.transport.call import Call, CallLog
 from server.transport.grpc_auth import current_caller
@@ -23,6 +23,8 @@ __all__ = ["RerankService"]
 
 # Of a query's id on a stream: a name, not a place for data.
 MOST_ID_CHARACTERS = 1024
+# How often a stream that is to end asks whether its last answer has been sent.
+DRAIN_POLL_S = 0.05
 
 Context: TypeAlias = grpc.aio.ServicerContext[object, object]
 
@@ -38,10 +40,15 @@ class _Stream:
     room: asyncio.Semaphore
     """Queries that may still be read before an answer must be taken."""
     most_bytes: int
-    """Of all open queries together, unless there is only one."""
+    """Of all queries without a sent answer together, unless there is only one."""
     open_bytes: int = 0
-    closed_some: asyncio.Event = field(default_factory=asyncio.Event)
-    answers: "asyncio.Queue[rerank_pb2.RerankStreamResponse | None]" = field(default_factory=asyncio.Queue)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    answers: "asyncio.Queue[tuple[rerank_pb2.RerankStreamResponse, int] | Exception | None]" = field(
+        default_factory=asyncio.Queue
+    )
+    """With the bytes of its query; None ends the stream well, an exception otherwise."""
+    unanswered: int = 0
+    """Queries that were read and whose answer has not been sent."""
     ids: set[str] = field(default_factory=set)
     queries: int = 0
 
@@ -49,14 +56,16 @@ class _Stream:
         """Wait until a query of this size may be worked on: not reading on slows the sender down."""
         await self.room.acquire()
         while self.open_bytes and self.open_bytes + size > self.most_bytes:
-            self.closed_some.clear()
-            await self.closed_some.wait()
+            self.answered.clear()
+            await self.answered.wait()
         self.open_bytes += size
 
-    def close(self, size: int) -> None:
-        """The query is answered, if not taken yet."""
+    def sent(self, size: int) -> None:
+        """The answer to a query of this size was taken, and another may come."""
+        self.unanswered -= 1
         self.open_bytes -= size
-        self.closed_some.set()
+        self.room.release()
+        self.answered.set()
 
     @contextmanager
     def in_use(self, query_id: str) -> Iterator[None]:
@@ -121,19 +130,26 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
                 room=asyncio.Semaphore(self._max_stream_queries),
                 most_bytes=self._reranker.limits.max_request_bytes,
             )
+            # No task group: one that fails cancels this call, which gRPC may be writing an answer of.
+            reading = asyncio.create_task(self._read_stream(requests, stream))
+            leaving = asyncio.create_task(self._leave_when_draining(stream))
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._read_stream(requests, stream))
-                    while (answer := await stream.answers.get()) is not None:
-                        yield answer
-                        stream.room.release()
+                while (answer := await stream.answers.get()) is not None:
+                    if isinstance(answer, Exception):
+                        raise answer
+                    message, size = answer
+                    yield message
+                    stream.sent(size)
                 call.status = "OK"
-            except* Exception as errors:
-                error = _first(errors)
+            except Exception as error:
                 call.status = status_name(error)
+                failure = rpc_status(error, self._identity(call), call.request_id)
                 _note_error(error, call)
+            finally:
+                reading.cancel()
+                leaving.cancel()
             if call.status != "OK":
-                await context.abort_with_status(rpc_status(error, self._identity(call), call.request_id))
+                await context.abort_with_status(failure)
 
     async def GetModel(  # noqa: N802, the contract's name
         self, request: rerank_pb2.GetModelRequest, context: Context
@@ -162,12 +178,24 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         self, requests: AsyncIterator[rerank_pb2.RerankStreamRequest], stream: "_Stream"
     ) -> None:
         """Start each query as it is read; past the limit stop reading, which slows the sender down."""
-        async with asyncio.TaskGroup() as queries:
-            async for item in requests:
-                size = item.ByteSize()
-                await stream.make_room(size)
-                queries.create_task(self._answer_one(item, size, stream))
-        stream.answers.put_nowait(None)
+        try:
+            async with asyncio.TaskGroup() as queries:
+                async for item in requests:
+                    stream.unanswered += 1
+                    size = item.ByteSize()
+                    await stream.make_room(size)
+                    queries.create_task(self._answer_one(item, size, stream))
+        except* Exception as errors:
+            stream.answers.put_nowait(_first(errors))
+        else:
+            stream.answers.put_nowait(None)
+
+    async def _leave_when_draining(self, stream: "_Stream") -> None:
+        """End the stream once it waits for no answer, or when the drain's time is over."""
+        await self._calls.draining.wait()
+        while stream.unanswered and not self._calls.expired.is_set():  # noqa: ASYNC110, two conditions
+            await asyncio.sleep(DRAIN_POLL_S)
+        stream.answers.put_nowait(Draining("this server is about to stop; ask another one"))
 
     async def _answer_one(self, item: rerank_pb2.RerankStreamRequest, size: int, stream: "_Stream") -> None:
         answer = rerank_pb2.RerankStreamResponse(id=item.id)
@@ -179,9 +207,7 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         except Exception as error:  # one query's error is its own and does not end the stream
             _note_error(error, stream.call)
             answer.error.CopyFrom(error_message(error))
-        finally:
-            stream.close(size)
-        stream.answers.put_nowait(answer)
+        stream.answers.put_nowait((answer, size))
 
     @contextmanager
     def _call(self, method: str, context: Context) -> Iterator[Call]:

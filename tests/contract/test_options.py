@@ -20,11 +20,9 @@ def options_at(kind: type, **other: str) -> list[str]:
     values: dict[str, str] = {}
     for name, field in Settings.model_fields.items():
         if field.annotation in (int, float) and name not in LEFT_OUT:
-            values[name] = next(
-                str(each.ge if isinstance(each, annotated_types.Ge) else each.le)  # type: ignore[attr-defined]
-                for each in field.metadata
-                if isinstance(each, kind)
-            )
+            for each in field.metadata:
+                if isinstance(each, kind):
+                    values[name] = str(each.ge if isinstance(each, annotated_types.Ge) else each.le)  # type: ignore[attr-defined]
     return [
         part
         for name, value in (values | other).items()

@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT, sent to a real server at bad moments."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -89,6 +90,23 @@ def test_a_signal_while_loading_ends_the_process_at_once(tmp_path: Path, number:
         assert server.process.wait(10) in {-number, 128 + number}
     finally:
         server.stop()
+
+
+def test_the_first_process_of_a_container_can_be_stopped_while_loading(tmp_path: Path) -> None:
+    """Although the system spares a first process the signals that it has no handler for."""
+    server = ServerProcess(tmp_path, "--simulated-startup", "60")
+    server.command[:0] = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*server.command[:6], "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system lets nobody make a namespace of processes")
+    server.start()
+    try:
+        wait_until(lambda: '"event": "loading"' in server.log.read_text(), "the server to load")
+        unshare = server.process.pid
+        first = int(Path(f"/proc/{unshare}/task/{unshare}/children").read_text())
+        os.kill(first, signal.SIGTERM)
+        assert server.process.wait(10) == 128 + signal.SIGTERM
+    finally:
+        server.kill()
 
 
 def test_children_can_be_stopped(tmp_path: Path) -> None:
