@@ -16,7 +16,7 @@ from server.engine.pair_cache import PairScore
 from server.engine.pairs import Failure
 from server.engine.requests import Scored, ScoreRequest
 from server.engine.scheduler import Priority
-from server.errors import DeadlineExceeded, InvalidRequest, NotReady, Overloaded
+from server.errors import DeadlineExceeded, DeviceDied, InvalidRequest, NotReady, Overloaded
 from server.models.base import EncodedPair, Logits, PendingLogits, Windowing
 from server.models.simulated import SimulatedModel
 
@@ -267,8 +267,9 @@ async def test_a_lost_device_fails_everyone_and_tells_the_server() -> None:
         results = await asyncio.gather(*waiting, return_exceptions=True)
         with pytest.raises(NotReady):
             await engine.score(ScoreRequest("a", ["b"]))
-    assert isinstance(results[-1], NotReady)
-    assert all(isinstance(result, Scored | NotReady) for result in results)
+    assert isinstance(results[-1], DeviceDied)
+    assert all(isinstance(result, Scored | NotReady | DeviceDied) for result in results)
+    assert any(isinstance(result, NotReady) for result in results)
     assert len(lost) == 1
 
 
@@ -280,7 +281,7 @@ async def test_a_device_that_fails_everything_is_lost() -> None:
             with_poison = await engine.score(ScoreRequest("a", ["simulate_error"]))
             assert isinstance(with_poison.outcomes[0], Failure)
         assert not lost
-        with pytest.raises(NotReady):
+        with pytest.raises(DeviceDied):
             await engine.score(ScoreRequest("a", ["simulate_broken"]))
         await until(lambda: bool(lost))
         with pytest.raises(NotReady):
