@@ -78,6 +78,9 @@ KIND_OF_CODE: dict[grpc.StatusCode, type[RerankError]] = {
 
 CODE_OF_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
+# The channel's limit for answers, which no server of ours exceeds.
+ANSWER_TOO_LARGE = "CLIENT: Received message larger than max"
+
 # A server's words end in logs, and on a stream may be as long as an answer.
 MOST_TEXT_CHARACTERS = 2000
 
@@ -172,7 +175,7 @@ def ended_early_error(settings: ClientSettings, call: Call) -> UnavailableError:
 
 def is_retryable(error: RerankError) -> bool:
     """Whether another server, or the same a little later, may well answer."""
-    return error.code in RETRYABLE_CODES
+    return error.code in RETRYABLE_CODES and not isinstance(error, TooLargeError | ProtocolError)
 
 
 def served_by(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, ...]:
@@ -181,6 +184,8 @@ def served_by(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, 
 
 
 def _kind(failure: Failure) -> type[RerankError]:
+    if ANSWER_TOO_LARGE in failure.details:
+        return ProtocolError
     if BODY_TOO_LARGE.search(failure.details):
         return TooLargeError
     if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and MESSAGE_TOO_LARGE.search(failure.details):

@@ -1,14 +1,17 @@
 """Connections that break in the middle of an answer, under every name that gRPC gives to that."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 import pytest
-from rerank import Query, Ranking, RerankError, RetryPolicy, UnavailableError
+from rerank import ClientClosedError, Query, Ranking, RerankClient, RerankError, RetryPolicy, UnavailableError
 from rerank._broken import is_broken_connection
 from rerank.v1 import rerank_pb2 as wire
 
 from tests.sdk.scoring_server import Fail, ScoringServer
 from tests.sdk.twins import Connect, Twin
 from tests.support.broken_peer import AFTER, HOW, Break, BrokenPeer, How
+from tests.support.waiting import wait_until
 
 # HTTP/2's NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR (Nginx, when its server dies), FLOW_CONTROL_ERROR
 # and STREAM_CLOSED are INTERNAL to gRPC.
@@ -72,6 +75,17 @@ def test_repeats_share_the_deadline(connect: Connect) -> None:
         with pytest.raises(UnavailableError):
             client.rerank("query", ["a"], timeout_s=5)
         assert peer.calls == 1
+
+
+def test_closing_the_client_ends_the_wait_for_a_repeat() -> None:
+    """A call that waits to be made again fails at once when its client is closed."""
+    with BrokenPeer([RESET] * 9) as peer, ThreadPoolExecutor(1) as threads:
+        client = RerankClient(peer.target, retry=RetryPolicy(initial_backoff_s=20, max_backoff_s=20))
+        call = threads.submit(client.rerank, "query", ["a"], timeout_s=300)
+        wait_until(lambda: peer.calls == 1, "the first attempt")
+        client.close()
+        with pytest.raises(ClientClosedError):
+            call.result(timeout=10)
 
 
 def test_repeats_of_a_fleet_in_trouble_stop(connect: Connect) -> None:
