@@ -9,7 +9,8 @@ can look across it:
 - the pre-tokenizer splits at the cut, so that the model never sees both sides at once;
 - no added token contains white space, so that none can straddle the cut.
 
-A pipeline with any part that is not known to keep these is never cut: everything is tokenised.
+In a pipeline with any part that is not known to keep these, no cut is safe. What is done then, and with
+texts that have no such place, is up to `server.models.tokenise`.
 """
 
 import json
@@ -75,14 +76,10 @@ def safe_cuts(tokenizer: Tokenizer) -> SafeCuts | None:
     return re.compile("|".join(places))
 
 
-def first_cut(cuts: SafeCuts | None, text: str, start: int) -> int:
-    """The first safe cut after `start` characters, or the length of the text if none is near.
-
-    Only as many characters as `start` are searched: a text without such a place (one giant
-    word, a script without spaces) is tokenised in full rather than scanned again and again.
-    """
-    found = cuts.search(text, start, 2 * start) if cuts else None
-    return found.start() if found else len(text)
+def first_cut(cuts: SafeCuts | None, text: str, start: int, end: int) -> int | None:
+    """The first safe cut in text[start:end], or None: one giant word, or a script without spaces."""
+    found = cuts.search(text, start, end) if cuts else None
+    return found.start() if found else None
 
 
 def _flatten(spec: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:

@@ -6,10 +6,17 @@ truncates nor pads and is never changed; cutting is arithmetic on the ids afterw
 
 The document is what gets cut, never the query. For a query that fills at most half of the
 room this is what `truncation="longest_first"` gives.
+
+Of a long document only a part is handed to the library, which takes some 300 bytes and a microsecond
+for every character. Mostly the part ends where a cut is proven not to matter (`server.models.precut`).
+Where there is no such place, as in one giant word, it ends 16,000 characters or more, and 500 tokens,
+after the last token that is used: no tokenizer is known to look back so far, but nothing proves
+it. A text that holds fewer tokens than fit in 260,000 characters, say white space or one unknown
+word, is read no further and counts as truncated.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -22,9 +29,17 @@ from server.models.templates import Template
 __all__ = ["PairTokenizer", "private_clone"]
 
 # A first guess at how much text holds a token, and how much more to read if it was too little.
-_CHARACTERS_PER_TOKEN = 12
+_CHARACTERS_PER_TOKEN = 6
 _SMALLEST_CUT = 4096
 _GROWTH = 4
+_FARTHEST_CUT = 2**17
+"""A text that holds too few tokens up to twice here is given up, unless more could be of use."""
+_BEYOND = 2**14
+"""Characters in which a safe cut is looked for, at least, and after which there is another."""
+_APART = 512
+"""Tokens between the last one that is used and a cut that is not proven to be safe."""
+_TOGETHER = 2**17
+"""Characters handed to the library at once, beside those of the first document: some 40 MB."""
 
 
 def private_clone(tokenizer: Tokenizer) -> Tokenizer:
@@ -33,6 +48,17 @@ def private_clone(tokenizer: Tokenizer) -> Tokenizer:
     clone.no_truncation()
     clone.no_padding()
     return clone
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """The first tokens of a text."""
+
+    ids: TokenIds
+    offsets: list[tuple[int, int]]
+    """Characters of each token, if asked for."""
+    found: int
+    """How many there were before the rest was dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +106,16 @@ class PairTokenizer:
         stride = max(1, room - int(room * windowing.overlap))
         readable = room + (windowing.max_windows - 1) * stride
         with_offsets = windowing.max_windows > 1
-        encodings = self._encode(documents, readable + 1, with_offsets)
-        if with_offsets:
-            return [
-                self._windows(query, document, encoding, room, stride, windowing.max_windows)
-                for document, encoding in zip(documents, encodings, strict=True)
-            ]
-        return [self._cut(query, encoding, room) for encoding in encodings]
+        encodings, unread = self._encode(documents, readable + 1, with_offsets)
+        found = [
+            self._windows(query, document[: unread.get(i)], encoding, room, stride, windowing.max_windows)
+            if with_offsets
+            else self._cut(query, encoding, room)
+            for i, (document, encoding) in enumerate(zip(documents, encodings, strict=True))
+        ]
+        for i in unread:
+            found[i] = replace(found[i], truncated=True)
+        return found
 
     def _room(self, query: EncodedQuery, windowing: Windowing) -> int:
         """Tokens left for the document."""
@@ -106,7 +135,7 @@ class PairTokenizer:
             room = min(room, windowing.max_document_tokens + len(self.template.trail_ids))
         return room
 
-    def _cut(self, query: EncodedQuery, encoding: Encoding, room: int) -> EncodedDocument:
+    def _cut(self, query: EncodedQuery, encoding: _Tokens, room: int) -> EncodedDocument:
         ids = np.array(encoding.ids, dtype=np.int32)
         truncated = len(ids) > room
         if truncated:
@@ -116,7 +145,7 @@ class PairTokenizer:
         return EncodedDocument(pairs=(EncodedPair(query, ids),), truncated=truncated)
 
     def _windows(
-        self, query: EncodedQuery, document: str, encoding: Encoding, room: int, stride: int, most: int
+        self, query: EncodedQuery, document: str, encoding: _Tokens, room: int, stride: int, most: int
     ) -> EncodedDocument:
         ids = np.array(encoding.ids, dtype=np.int32)
         if len(ids) <= room:
@@ -133,7 +162,7 @@ class PairTokenizer:
         pairs = tuple(EncodedPair(query, piece) for piece in pieces)
         return EncodedDocument(pairs=pairs, truncated=truncated, spans=spans)
 
-    def _span(self, document: str, encoding: Encoding, window: _Window, tokens: int) -> tuple[int, int]:
+    def _span(self, document: str, encoding: _Tokens, window: _Window, tokens: int) -> tuple[int, int]:
         """Characters [start, end) of the document as the caller sent it."""
         shift = len(self.template.lead)
         if self.template.strips:
@@ -144,39 +173,74 @@ class PairTokenizer:
         end = len(document) if window.end >= tokens else offsets[window.end - 1][1] - shift
         return max(0, start), min(len(document), end)
 
-    def _encode(self, documents: Sequence[str], needed: int, with_offsets: bool) -> list[Encoding]:
-        """Encode documents, reading of each only as much as holds `needed` tokens."""
-        template = self.template
-        texts = [document.strip() for document in documents] if template.strips else documents
+    def _encode(
+        self, documents: Sequence[str], needed: int, with_offsets: bool
+    ) -> tuple[list[_Tokens], dict[int, int]]:
+        """Encode documents, reading of each only as much as holds `needed` tokens.
+
+        Returns:
+            No more than these tokens of each document, and how many characters were read of those
+            documents that were given up before.
+        """
+        strips = self.template.strips
+        texts = [document.strip() for document in documents] if strips else documents
         reach = max(_SMALLEST_CUT, needed * _CHARACTERS_PER_TOKEN)
-        results = self._encode_cut(texts, reach, with_offsets)
-        # Usually empty: texts whose cut was too short, such as ones that hold mostly white space.
-        while short := [
-            i
-            for i, text in enumerate(texts)
-            if len(results[i]) < needed and self._end(text, reach) < len(text)
-        ]:
-            reach *= _GROWTH
-            again = self._encode_cut([texts[i] for i in short], reach, with_offsets)
-            for i, encoding in zip(short, again, strict=True):
-                results[i] = encoding
-        return results
+        farthest = max(_FARTHEST_CUT, reach)
+        results: dict[int, _Tokens] = {}
+        unread: dict[int, int] = {}
+        waiting: Sequence[int] = range(len(texts))
+        while waiting:
+            ends = {i: self._end(texts[i], reach) for i in waiting}
+            for together in _groups({i: end for i, (end, _) in ends.items()}):
+                parts = [(texts[i], ends[i][0]) for i in together]
+                try:
+                    results |= zip(together, self._encode_cut(parts, needed, with_offsets), strict=True)
+                except (UnicodeEncodeError, TypeError) as error:
+                    raise _not_unicode(texts) from error
+            # Usually empty: texts whose cut was too short, such as ones that hold mostly white space.
+            short = []
+            for i, (end, safe) in ends.items():
+                if end < len(texts[i]) and results[i].found < needed + (0 if safe else _APART):
+                    if reach < farthest:
+                        short.append(i)
+                    elif results[i].found < needed:
+                        stripped = len(documents[i]) - len(documents[i].lstrip()) if strips else 0
+                        unread[i] = stripped + end
+            waiting, reach = short, min(reach * _GROWTH, farthest)
+        return [results[i] for i in range(len(texts))], unread
 
-    def _end(self, text: str, reach: int) -> int:
-        return len(text) if len(text) <= 2 * reach else first_cut(self._cuts, text, reach)
+    def _end(self, text: str, reach: int) -> tuple[int, bool]:
+        """Where to cut a text, and whether this provably changes nothing before."""
+        if len(text) <= 2 * reach:
+            return len(text), True
+        end = min(reach + max(reach, _BEYOND), len(text))
+        cut = first_cut(self._cuts, text, reach, end)
+        return (end, end == len(text)) if cut is None else (cut, True)
 
-    def _encode_cut(self, texts: Sequence[str], reach: int, with_offsets: bool) -> list[Encoding]:
+    def _encode_cut(
+        self, parts: Sequence[tuple[str, int]], needed: int, with_offsets: bool
+    ) -> Iterator[_Tokens]:
+        """The tokens of each text up to its end, at most `needed` of them."""
         lead, trail = self.template.lead, self.template.trail
-        prepared = []
-        for text in texts:
-            end = self._end(text, reach)
-            prepared.append(lead + text + trail if end == len(text) else lead + text[:end])
+        prepared = [lead + text[:end] + (trail if end == len(text) else "") for text, end in parts]
         encode = self._tokenizer.encode_batch if with_offsets else self._tokenizer.encode_batch_fast
-        try:
-            encodings: list[Encoding] = encode(prepared, add_special_tokens=False)
-        except (UnicodeEncodeError, TypeError) as error:
-            raise _not_unicode(texts) from error
-        return encodings
+        encodings: list[Encoding] = encode(prepared, add_special_tokens=False)
+        for encoding in encodings:
+            ids = np.array(encoding.ids[:needed], dtype=np.int32)
+            yield _Tokens(ids, encoding.offsets[:needed] if with_offsets else [], len(encoding))
+
+
+def _groups(sizes: Mapping[int, int]) -> Iterator[list[int]]:
+    """Keys in order, so many at a time that their sizes hardly exceed what is encoded together."""
+    group: list[int] = []
+    total = 0
+    for key, size in sizes.items():
+        if group and total + size > _TOGETHER:
+            yield group
+            group, total = [], 0
+        group.append(key)
+        total += size
+    yield group
 
 
 def _slide(tokens: int, room: int, stride: int, most: int) -> tuple[list[_Window], bool]:
