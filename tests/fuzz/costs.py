@@ -1,16 +1,7 @@
-"""What one large request costs everybody else: measured beside a witness, request by request.
+"""What one large request costs everybody else: measured beside a witness, request by request."""
 
-    python -m tests.fuzz.costs [--brief] [--only WORDS] [--attempts N]
-
-prints the table of the catalogue.
-"""
-
-import argparse
 import os
-import sys
-import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +17,7 @@ from tests.fuzz.costly_http import HTTP_CATALOGUE
 from tests.fuzz.costly_messages import GRPC_CATALOGUE
 from tests.fuzz.fronts import GaveUp, Ports, Request
 
-__all__ = ["CATALOGUE", "Cost", "CostMeter"]
+__all__ = ["CATALOGUE", "HEADING", "OPTIONS", "Cost", "CostMeter", "processor_s"]
 
 CATALOGUE: tuple[Costly, ...] = (*GRPC_CATALOGUE, *HTTP_CATALOGUE)
 
@@ -34,6 +25,8 @@ MOST_LONGER_S = 0.25
 """What a small caller may wait longer beside any single request."""
 MOST_HEALTH_S = 0.25
 MOST_RSS_GROWTH_MIB = 200.0
+MOST_BUSY_AFTER_S = 2.0
+"""How long the processor may go on for a caller who is gone."""
 # Large requests that take longer are cancelled; ending them must be as harmless as doing them.
 PATIENCE_S = 4.0
 ATTEMPTS = 3
@@ -71,6 +64,7 @@ class Cost:
             self.longer_s["http"] / MOST_LONGER_S,
             self.longer_s["health"] / MOST_HEALTH_S,
             self.rss_growth_mib / MOST_RSS_GROWTH_MIB,
+            self.busy_after_s / MOST_BUSY_AFTER_S,
             1.0 + len(self.failures) if self.failures else 0.0,
         )
 
@@ -216,29 +210,3 @@ def processor_s(pid: int) -> float:
     """Processor time that a process has used, on all cores."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 0 when every bound holds."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.costs", description=__doc__)
-    parser.add_argument("--brief", action="store_true", help="only what the tests send")
-    parser.add_argument("--only", default="", help="names and fronts that contain this")
-    parser.add_argument("--attempts", type=int, default=ATTEMPTS)
-    parser.add_argument("--patience", type=float, default=PATIENCE_S)
-    options = parser.parse_args(arguments)
-    broken = 0
-    print(HEADING, flush=True)
-    with tempfile.TemporaryDirectory(prefix="rerank-costs-") as folder, CostMeter(Path(folder)) as meter:
-        for costly in CATALOGUE:
-            if options.brief and not costly.brief:
-                continue
-            if options.only and options.only not in costly.name and options.only not in costly.build().front:
-                continue
-            cost = meter.cost_of(costly, attempts=options.attempts, patience_s=options.patience)
-            broken += cost.excess > 1
-            print(cost, flush=True)
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
