@@ -1,4 +1,4 @@
-"""`make fuzz`: bad input by the hundred thousand, on the wire and through the API, and what large requests cost."""
+"""`make fuzz`: bad input on the wire and through the API, and what large requests cost."""
 
 import argparse
 import random
