@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from tests.compat.http_server import HttpServerProcess
+from tests.fuzz.cost_chance import costly_by_chance
 from tests.fuzz.costly import Costly
 from tests.fuzz.costs import CATALOGUE, HEADING, OPTIONS, CostMeter
 from tests.fuzz.fronts import GaveUp, Ports
@@ -78,3 +79,10 @@ def test_a_drain_begins_while_a_large_request_is_handled(tmp_path: Path, name: s
         assert processors.now() * (time.monotonic() - signalled_s) < MOST_UNTIL_DRAIN_S
         assert server.process.wait(ENDS_WITHIN_S) == 0
         caller.join()
+
+
+def test_a_seed_repeats_its_request() -> None:
+    """What chance found once can be sent again."""
+    first, again, other = (costly_by_chance(seed) for seed in (1, 1, 2))
+    assert (first.name, first.build()) == (again.name, again.build())
+    assert first.name != other.name
