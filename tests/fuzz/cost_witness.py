@@ -59,7 +59,6 @@ class CostWitness:
         self._stop = threading.Event()
         self._numbers = itertools.count()
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-        self._http_port = http_port
         stub = rerank_pb2_grpc.RerankServiceStub(self._channel)
         health = health_pb2_grpc.HealthStub(self._channel)
         http_client = _HttpClient(http_port)
