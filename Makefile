@@ -62,7 +62,7 @@ chaos: $(VENV)/.dev ## break a fleet in every way, at length, into benchmarks/re
 soak: $(VENV)/.dev ## a fleet at work for MINUTES (10): memory, descriptors, answers
 	$(BIN)/python -m tests.fleet.chaos.soak --minutes $(MINUTES)
 
-fuzz: $(VENV)/.dev ## a hundred thousand bad inputs, on the wire and through the API
+fuzz: $(VENV)/.dev ## a hundred thousand bad inputs, and what large requests cost others
 	$(BIN)/python -m tests.fuzz
 
 clean: ## remove what running left behind; .venv stays

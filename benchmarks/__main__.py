@@ -13,6 +13,7 @@ from rich.console import Console
 from benchmarks.cache import CacheMeter
 from benchmarks.fairness import FairnessPlan, measure_fairness
 from benchmarks.figures import Measured
+from benchmarks.latency import LatencyPlan, measure_latency
 from benchmarks.machine import describe_machine
 from benchmarks.plot import write_plot
 from benchmarks.processes import REPOSITORY, Isolated
@@ -22,9 +23,10 @@ from benchmarks.report import Report
 from benchmarks.results import RESULTS, merge, now, read, write
 from benchmarks.throughput import COMPARED, ThroughputPlan, measure_throughput
 
-PARTS = (*COMPARED, "fairness", "cache")
+PARTS = (*COMPARED, "fairness", "cache", "latency")
 QUICK_THROUGHPUT = ThroughputPlan(rounds=2, reference_s=3.0, min_pairs=64, ranking_tasks=20)
 QUICK_FAIRNESS = FairnessPlan(large_documents=200, idle_requests=12, busy_s=5.0, min_busy_requests=3)
+QUICK_LATENCY = LatencyPlan(calls=200, rounds=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     absent=measured.absent,
                 )
                 write(path, results)
-    for name in ("peak", "fairness", "cache", "int8_quality"):
+    for name in ("peak", "fairness", "cache", "latency", "int8_quality"):
         if name in measured.figures:
             report.figures(name, measured.figures[name])
     report.ratios(measured.ratios, measured.absent)
@@ -86,6 +88,9 @@ def _stages(parts: Collection[str], quick: bool, report: Report) -> Iterator[Mea
     if "cache" in parts:
         _add_cache(measured, report)
         yield measured
+    if "latency" in parts:
+        _add_latency(measured, QUICK_LATENCY if quick else LatencyPlan(), report)
+        yield measured
 
 
 def _add_fairness(measured: Measured, model: Path, plan: FairnessPlan, report: Report) -> None:
@@ -108,6 +113,17 @@ def _add_cache(measured: Measured, report: Report) -> None:
         measured.absent["cache"] = str(error)
         return
     measured.ratios["cached_pairs_per_s"] = measured.figures["cache"]["pairs_per_s"]
+
+
+def _add_latency(measured: Measured, plan: LatencyPlan, report: Report) -> None:
+    try:
+        figure = measure_latency(plan, report.doing)
+    except Unavailable as error:
+        measured.absent["latency"] = str(error)
+        return
+    measured.figures["latency"] = figure
+    measured.ratios["cached_http_ms"] = figure["http_direct"]["p50_ms"]
+    measured.ratios["cached_http_nginx_ms"] = figure["http_nginx"]["p50_ms"]
 
 
 def _command(options: argparse.Namespace) -> str:

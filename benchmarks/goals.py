@@ -34,4 +34,6 @@ GOALS = {
         "10 documents beside 1,000: 99th percentile / median on an idle server", 4.0, at_most=True
     ),
     "cached_pairs_per_s": Goal("pairs per second from the cache, on one core", 100_000),
+    "cached_http_ms": Goal("milliseconds of a cached call over HTTP, median", 2.0, at_most=True),
+    "cached_http_nginx_ms": Goal("the same through Nginx and TLS", 3.0, at_most=True),
 }

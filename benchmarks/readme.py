@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.figures import REFERENCE
 from benchmarks.goals import GOALS
+from benchmarks.latency import WAYS
 from benchmarks.report import readable
 from benchmarks.results import Results
 
@@ -28,12 +29,13 @@ def update_readme(results: Results, path: Path = README) -> None:
 
 
 def render_results(results: Results) -> str:
-    """Markdown: machine, ratios, speeds, fairness, and what is missing."""
+    """Markdown: machine, ratios, speeds, waiting times, and what is missing."""
     parts = [
         _machine(results),
         _ratios(results),
         _speeds(results),
         _fairness(results),
+        _latency(results),
         _others(results),
         _absent(results),
     ]
@@ -113,6 +115,19 @@ def _fairness(results: Results) -> str:
     headings = ["", "idle p50 ms", "idle p99 ms", "busy p50 ms", "busy p99 ms", "requests"]
     text = f"{figure['what'].capitalize()} ({_date(results, 'fairness')}):"
     return f"{text}\n\n{_table(headings, rows, right=range(1, 6))}"
+
+
+def _latency(results: Results) -> str:
+    figure = results["figures"].get("latency")
+    if figure is None:
+        return ""
+    rows = [
+        [f"`{way}`", f"{figure[way]['p50_ms']:.2f}", f"{figure[way]['p99_ms']:.2f}"]
+        for way in WAYS
+        if way in figure
+    ]
+    text = f"{figure['what'].capitalize()} ({_date(results, 'latency')}):"
+    return f"{text}\n\n{_table(['', 'p50 ms', 'p99 ms'], rows, right=(1, 2))}"
 
 
 def _others(results: Results) -> str:

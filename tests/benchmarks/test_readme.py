@@ -60,6 +60,10 @@ def full() -> dict[str, Any]:
                 "pairs_per_s": 250_000.0,
                 "cache_alone_pairs_per_s": 400_000.0,
             },
+            "latency": {
+                "what": "all seen before",
+                "http_direct": {"p50_ms": 1.234, "p99_ms": 5.678},
+            },
         },
         ratios={"engine_vs_predict": 2.15, "small_request_p99_vs_idle": 4.5},
         absent={"infinity": "it can't be installed: no network\nand more"},
@@ -73,6 +77,7 @@ def test_rows_hold_the_figures_and_whether_goals_are_reached() -> None:
     assert "| 2.15 | ≥ 1.9 | yes | 2026-01-02 |" in text
     assert "| 4.5 | ≤ 4 | no | 2026-01-02 |" in text
     assert "| `--scheduling fifo` | 100 | 110 | 200 | 9,000 | 9 |" in text
+    assert "| `http_direct` | 1.23 | 5.68 |" in text
     assert "`python -m benchmarks`, 2026-01-02T03:04:05, commit abc" in text
 
 

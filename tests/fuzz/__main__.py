@@ -1,4 +1,4 @@
-"""`make fuzz`: a hundred thousand cases and more, on the wire and through the API."""
+"""`make fuzz`: bad input on the wire and through the API, and what large requests cost."""
 
 import argparse
 import random
@@ -15,6 +15,7 @@ from rerank.v1 import rerank_pb2, rerank_pb2_grpc
 from rich.console import Console
 
 from tests.fuzz.api import METADATA, REQUESTS, check_failure, check_response
+from tests.fuzz.cost_campaign import CHANCE_S, measure_costs
 from tests.fuzz.wire import Campaign, attack_server
 from tests.support.server_process import ServerProcess
 
@@ -32,6 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--wire", type=int, default=WIRE_CASES, metavar="CASES")
     parser.add_argument("--api", type=int, default=API_CASES, metavar="CASES")
+    parser.add_argument(
+        "--costs",
+        type=float,
+        default=CHANCE_S,
+        metavar="SECONDS",
+        help="for large requests by chance; 0 sends none",
+    )
     parser.add_argument("--seed", type=int, help="repeat a run; random unless given")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
@@ -63,7 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _autopsy(server, console)
                 raise
             console.print(f"{options.api:,} requests in {time.monotonic() - started_s:.0f} s: all held")
-        return 0 if held and server.stop() == 0 else 1
+        held = held and server.stop() == 0
+    # At last: whoever only wants to know what is wrong on the wire need not wait for it.
+    if held and options.costs:
+        held = measure_costs(seed=seed, chance_s=options.costs)
+    return 0 if held else 1
 
 
 def _report(campaign: Campaign, console: Console) -> bool:

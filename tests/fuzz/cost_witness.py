@@ -1,8 +1,7 @@
 """Small callers beside somebody else's large request: how long did they wait?
 
 The witness has a process of its own (`benchmarks.processes.Isolated`), so that neither the
-server nor whoever sends the large request holds up its clock. What the machine itself
-delays is measured by a thread that only sleeps, and is not held against the server.
+server nor whoever sends the large request holds up its clock.
 """
 
 import http.client
@@ -26,9 +25,6 @@ PROBES = ("grpc", "http", "health")
 PAUSE_S = 0.01
 # Longer than any stall that is worth telling apart from another.
 PATIENCE_S = 10.0
-TICK_S = 0.005
-# Ticks this late are the machine's doing and are subtracted.
-LATE_S = 0.005
 # Of several processes that want the processor the witness goes first, where that is allowed.
 NICENESS = -10
 
@@ -38,18 +34,16 @@ class Waits:
     """What small callers saw while they were watched."""
 
     longest_s: dict[str, float]
-    """By probe; less what the machine itself delayed."""
+    """By probe."""
     median_s: dict[str, float]
     failures: dict[str, list[str]]
     """By probe: how calls ended that were not answered well."""
-    machine_delay_s: float
-    """The longest that the machine kept a thread from running that had nothing to do."""
 
 
 @dataclass(slots=True)
 class _Seen:
-    spans_s: list[tuple[float, float]] = field(default_factory=list)
-    """Beginning and end of every call."""
+    last_began_s: float = 0.0
+    waits_s: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -61,12 +55,10 @@ class CostWitness:
             os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
         self._lock = threading.Lock()
         self._seen = {probe: _Seen() for probe in PROBES}
-        self._late_s: list[tuple[float, float]] = []
         self._began_s = time.monotonic()
         self._stop = threading.Event()
         self._numbers = itertools.count()
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-        self._http_port = http_port
         stub = rerank_pb2_grpc.RerankServiceStub(self._channel)
         health = health_pb2_grpc.HealthStub(self._channel)
         http_client = _HttpClient(http_port)
@@ -85,7 +77,6 @@ class CostWitness:
             threading.Thread(target=self._probe, args=(probe, call), daemon=True)
             for probe, call in calls.items()
         ]
-        self._threads.append(threading.Thread(target=self._tick, daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -93,9 +84,8 @@ class CostWitness:
         """Forget what was seen; what comes from now on counts."""
         with self._lock:
             self._began_s = time.monotonic()
-            self._late_s.clear()
             for seen in self._seen.values():
-                seen.spans_s.clear()
+                seen.waits_s.clear()
                 seen.failures.clear()
 
     def end(self) -> Waits:
@@ -105,14 +95,14 @@ class CostWitness:
             time.sleep(PAUSE_S)
         with self._lock:
             return Waits(
-                longest_s={probe: self._longest_s(probe) for probe in PROBES},
-                median_s={
-                    probe: statistics.median(end_s - start_s for start_s, end_s in self._seen[probe].spans_s)
-                    for probe in PROBES
-                },
+                longest_s={probe: max(self._seen[probe].waits_s) for probe in PROBES},
+                median_s={probe: statistics.median(self._seen[probe].waits_s) for probe in PROBES},
                 failures={probe: list(self._seen[probe].failures) for probe in PROBES},
-                machine_delay_s=max((end_s - start_s for start_s, end_s in self._late_s), default=0.0),
             )
+
+    def pid(self) -> int:
+        """Its process."""
+        return os.getpid()
 
     def close(self) -> None:
         """Make no more calls."""
@@ -133,35 +123,14 @@ class CostWitness:
             with self._lock:
                 # Begun before `begin`, it may have waited for what came before.
                 if start_s >= self._began_s:
-                    seen.spans_s.append((start_s, time.monotonic()))
+                    seen.last_began_s = start_s
+                    seen.waits_s.append(time.monotonic() - start_s)
                     if failure:
                         seen.failures.append(failure)
 
-    def _tick(self) -> None:
-        due_s = time.monotonic() + TICK_S
-        while not self._stop.is_set():
-            time.sleep(max(0.0, due_s - time.monotonic()))
-            now_s = time.monotonic()
-            if now_s - due_s > LATE_S:
-                with self._lock:
-                    self._late_s.append((due_s, now_s))
-            due_s = now_s + TICK_S
-
     def _has_seen_beyond(self, probe: str, moment_s: float) -> bool:
         with self._lock:
-            return any(start_s >= moment_s for start_s, _ in self._seen[probe].spans_s[-1:])
-
-    def _longest_s(self, probe: str) -> float:
-        return max(
-            end_s - start_s - self._machine_s(start_s, end_s) for start_s, end_s in self._seen[probe].spans_s
-        )
-
-    def _machine_s(self, start_s: float, end_s: float) -> float:
-        """What of this time the machine let nothing run."""
-        return sum(
-            max(0.0, min(end_s, late_end_s) - max(start_s, late_start_s))
-            for late_start_s, late_end_s in self._late_s
-        )
+            return self._seen[probe].last_began_s >= moment_s
 
 
 class _HttpClient:

@@ -114,6 +114,18 @@ def json_recipes() -> Recipes:
         "the same rank_field 100 times, 4,096 documents": lambda: ask(
             many_objects(), b'"rank_fields":' + listed(b'"text"', 700)
         ),
+        "a rank_field whose words are four times as long as sent": lambda: ask(
+            b'[{"a":["' + b"\x7f" * JSON_BYTES + b'"]}]', b'"rank_fields":["a"]'
+        ),
+        "two rank_fields with an emoji, echoed": lambda: ask(
+            b'[{"text":"%b","b":"c"}]' % huge_text("letters and an emoji"),
+            b'"rank_fields":["text","b"]',
+            echo,
+        ),
+        "rank_fields of 250 kB, 4,096 documents": lambda: ask(
+            listed(b'{"a":"b"}', 10 * MAX_DOCUMENTS),
+            b'"rank_fields":["a",' + b",".join(b'"%d%b"' % (n, b"n" * 250_000) for n in range(60)) + b"]",
+        ),
         "a rank_field with millions of lists": lambda: ask(
             b'[{"a":' + listed(b"[]") + b"}]", b'"rank_fields":["a"]'
         ),

@@ -36,12 +36,13 @@ STREAM = "rerank.v1.RerankService/RerankStream"
 TEI = "tei.v1.Rerank/Rerank"
 COLLECT = "tei.v1.Rerank/RerankStream"
 # Methods that need no large field: what they are sent is parsed all the same.
+REFLECTION = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 PLAIN = {
     "rerank.v1.RerankService/GetModel": "unary_unary",
     "tei.v1.Info/Info": "unary_unary",
     "grpc.health.v1.Health/Check": "unary_unary",
     "grpc.health.v1.Health/Watch": "unary_stream",
-    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "stream_stream",
+    REFLECTION: "stream_stream",
 }
 # Fields of rerank.v1.RerankRequest; TEI's first two mean the same, and so do those of its stream.
 QUERY, DOCUMENTS, _, ECHO, _, TRUNCATION, MAX_TOKENS, MODEL, PRIORITY, INSTRUCTION = range(1, 11)
@@ -195,6 +196,9 @@ def _streams() -> dict[str, Callable[[], list[bytes]]]:
         "20,000 queries of a document": lambda: [
             item(b"%d" % each, ASKED + field(DOCUMENTS, b"d%d" % each)) for each in range(MESSAGES)
         ],
+        "250 queries of 32,000 empty documents": lambda: [
+            item(b"%d" % each, ASKED + fill(field(DOCUMENTS, b""), 65_000)) for each in range(250)
+        ],
         "20,000 messages without an id": lambda: [b""] * MESSAGES,
         "an id of 8 MiB, twice": lambda: [item(b"x" * (JSON_BYTES // 2), ASKED + field(DOCUMENTS, b"d"))] * 2,
     }
@@ -203,6 +207,9 @@ def _streams() -> dict[str, Callable[[], list[bytes]]]:
 def _collects() -> dict[str, Callable[[], list[bytes]]]:
     """Messages of TEI's stream, which together are one request."""
     return {
+        "250 texts with 32,000 unknown fields each": lambda: [
+            ASKED + fill(field(UNKNOWN, b""), 65_000) for _ in range(250)
+        ],
         "20,000 texts": lambda: [ASKED + field(2, b"t")] * MESSAGES,
         "4,096 texts with 8,000 words asked each time": lambda: [LONG + field(2, b"t")] * MAX_DOCUMENTS,
         "4,096 texts of 3.7 kB": lambda: [ASKED + field(2, text) for text in texts(MAX_DOCUMENTS)],
@@ -244,6 +251,9 @@ def _catalogue() -> Iterator[Costly]:
     ):
         for name, messages in series.items():
             yield Costly(name, partial(_several, method, messages, kind), (method, name) in BRIEF)
+    described = field(4, b"rerank.v1.RerankService")  # file_containing_symbol
+    asked = partial(_several, REFLECTION, lambda: [described] * MESSAGES, "stream_stream")
+    yield Costly("20,000 questions", asked)
     for method, kind in PLAIN.items():
         for name, message in (
             ("unknown strings", partial(fill, field(UNKNOWN, b""))),

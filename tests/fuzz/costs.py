@@ -1,16 +1,7 @@
-"""What one large request costs everybody else: measured beside a witness, request by request.
+"""What one large request costs everybody else: measured beside a witness, request by request."""
 
-    python -m tests.fuzz.costs [--brief] [--only WORDS] [--attempts N]
-
-prints the table of the catalogue.
-"""
-
-import argparse
 import os
-import sys
-import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +16,9 @@ from tests.fuzz.costly import Costly
 from tests.fuzz.costly_http import HTTP_CATALOGUE
 from tests.fuzz.costly_messages import GRPC_CATALOGUE
 from tests.fuzz.fronts import GaveUp, Ports, Request
+from tests.fuzz.processors import ProcessorShare, processor_s
 
-__all__ = ["CATALOGUE", "Cost", "CostMeter"]
+__all__ = ["CATALOGUE", "HEADING", "OPTIONS", "Cost", "CostMeter"]
 
 CATALOGUE: tuple[Costly, ...] = (*GRPC_CATALOGUE, *HTTP_CATALOGUE)
 
@@ -34,6 +26,8 @@ MOST_LONGER_S = 0.25
 """What a small caller may wait longer beside any single request."""
 MOST_HEALTH_S = 0.25
 MOST_RSS_GROWTH_MIB = 200.0
+MOST_BUSY_AFTER_S = 2.0
+"""How long the processor may go on for a caller who is gone."""
 # Large requests that take longer are cancelled; ending them must be as harmless as doing them.
 PATIENCE_S = 4.0
 ATTEMPTS = 3
@@ -55,13 +49,14 @@ class Cost:
     status: str
     seconds: float
     longer_s: dict[str, float]
-    """By probe: the longest wait less the usual one."""
+    """By probe: the longest wait less the usual one, as it would be on a machine of one's own."""
     failures: list[str]
     """Of small callers."""
     rss_growth_mib: float
     busy_after_s: float
     """How long the server's processor went on after the answer, or after the caller had left."""
-    machine_delay_s: float
+    share: float
+    """Of the processors that the server wanted; waits are multiplied with it."""
 
     @property
     def excess(self) -> float:
@@ -71,6 +66,7 @@ class Cost:
             self.longer_s["http"] / MOST_LONGER_S,
             self.longer_s["health"] / MOST_HEALTH_S,
             self.rss_growth_mib / MOST_RSS_GROWTH_MIB,
+            self.busy_after_s / MOST_BUSY_AFTER_S,
             1.0 + len(self.failures) if self.failures else 0.0,
         )
 
@@ -79,15 +75,16 @@ class Cost:
         verdict = "  " if self.excess <= 1 else "!!"
         failed = f"  {len(self.failures)} failed: {self.failures[0][:80]}" if self.failures else ""
         return (
-            f"{verdict} {self.front:<24} {self.name:<58} {self.size_bytes / 2**20:6.1f} {self.status:<18} "
-            f"{self.seconds:5.1f} {waits} {self.rss_growth_mib:7.0f} {self.busy_after_s:5.1f}{failed}"
+            f"{verdict} {self.front:<27} {self.name:<58} {self.size_bytes / 2**20:6.1f} {self.status:<18} "
+            f"{self.seconds:5.1f} {waits} {self.rss_growth_mib:7.0f} {self.busy_after_s:5.1f} "
+            f"{self.share:5.0%}{failed}"
         )
 
 
 HEADING = (
-    f"   {'front':<24} {'request':<58} {'MiB':>6} {'status':<18} {'s':>5} "
+    f"   {'front':<27} {'request':<58} {'MiB':>6} {'status':<18} {'s':>5} "
     + " ".join(f"{probe + ' ms':>8}" for probe in PROBES)
-    + f" {'RSS MiB':>7} {'after':>5}"
+    + f" {'RSS MiB':>7} {'after':>5} share"
 )
 
 
@@ -117,7 +114,7 @@ class CostMeter:
         self._stack.close()
 
     def cost_of(self, costly: Costly, *, attempts: int = ATTEMPTS, patience_s: float = PATIENCE_S) -> Cost:
-        """Send it and see; again when a bound is broken, since a busy machine breaks bounds, too."""
+        """Send it and see; again when a bound is broken, which a moment of the machine's can do, too."""
         request = costly.build()
         best: Cost | None = None
         for _ in range(attempts):
@@ -139,6 +136,7 @@ class CostMeter:
         before_kib = resident_kib(pid)
         forget_peak(pid)
         self._witness.call("begin")
+        processors = ProcessorShare(pid, self._witness.call("pid"), os.getpid())
         started_s = time.monotonic()
         try:
             status = request.send(Ports(self.server.port, self.server.http_port), patience_s)
@@ -146,6 +144,7 @@ class CostMeter:
             status = "(hung up)"
         seconds = time.monotonic() - started_s
         waits: Waits = self._witness.call("end")
+        share = processors.now()
         # What is freed late counts as much as what is taken at once.
         peak_kib = peak_resident_kib(pid)
         ended_s = time.monotonic()
@@ -159,11 +158,11 @@ class CostMeter:
             size_bytes=request.size_bytes,
             status=status,
             seconds=seconds,
-            longer_s={probe: waits.longest_s[probe] - self._usual_s[probe] for probe in PROBES},
+            longer_s={probe: share * (waits.longest_s[probe] - self._usual_s[probe]) for probe in PROBES},
             failures=failures,
             rss_growth_mib=(peak_kib - before_kib) / 1024,
-            busy_after_s=max(0.0, time.monotonic() - ended_s - CALM_S),
-            machine_delay_s=waits.machine_delay_s,
+            busy_after_s=share * max(0.0, time.monotonic() - ended_s - CALM_S),
+            share=share,
         )
 
     def _start(self) -> None:
@@ -210,35 +209,3 @@ def peak_resident_kib(pid: int) -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1])
     raise ProcessLookupError(f"process {pid} has no memory")
-
-
-def processor_s(pid: int) -> float:
-    """Processor time that a process has used, on all cores."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 0 when every bound holds."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.costs", description=__doc__)
-    parser.add_argument("--brief", action="store_true", help="only what the tests send")
-    parser.add_argument("--only", default="", help="names and fronts that contain this")
-    parser.add_argument("--attempts", type=int, default=ATTEMPTS)
-    parser.add_argument("--patience", type=float, default=PATIENCE_S)
-    options = parser.parse_args(arguments)
-    broken = 0
-    print(HEADING, flush=True)
-    with tempfile.TemporaryDirectory(prefix="rerank-costs-") as folder, CostMeter(Path(folder)) as meter:
-        for costly in CATALOGUE:
-            if options.brief and not costly.brief:
-                continue
-            if options.only and options.only not in costly.name and options.only not in costly.build().front:
-                continue
-            cost = meter.cost_of(costly, attempts=options.attempts, patience_s=options.patience)
-            broken += cost.excess > 1
-            print(cost, flush=True)
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

