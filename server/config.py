@@ -122,13 +122,6 @@ class Settings(BaseSettings):
     http_body_timeout_s: float = _option(
         "http", 30, "how long a request or its answer may stand still on its way", ge=0.1, le=DAY_S
     )
-    http_receiving_mib: int = _option(
-        "http",
-        128,
-        "memory for request bodies that are arriving, of all connections; 64 KiB of each are free",
-        ge=1,
-        le=MIB,
-    )
 
     model: str = _option(
         "model",
@@ -194,7 +187,7 @@ class Settings(BaseSettings):
     receiving_mib: int = _option(
         "limits",
         128,
-        "memory for requests that are arriving or wait to be parsed; 64 KiB of each are free",
+        "memory of each protocol for requests that arrive or wait to be parsed; 64 KiB of each are free",
         ge=1,
         le=MIB,
     )

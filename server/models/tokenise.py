@@ -22,7 +22,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from server.errors import InvalidRequest, TooLarge
-from server.models.base import EncodedDocument, EncodedPair, EncodedQuery, Windowing
+from server.models.base import EncodedDocument, EncodedPair, EncodedQuery, TokenIds, Windowing
 from server.models.precut import first_cut, safe_cuts
 from server.models.templates import Template
 

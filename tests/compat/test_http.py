@@ -225,9 +225,11 @@ def hang_up_after(server: HttpServerProcess, documents: list[str], seconds: floa
 def test_overload_is_429_with_a_time_to_come_back(slow: HttpServerProcess) -> None:
     """For what there is no room, or no time, is refused before any compute, in the dialect's own shape."""
     many = [f"{'word ' * 50}{number}" for number in range(200)]
-    hog = threading.Thread(target=hang_up_after, args=(slow, many, 4))
-    hog.start()
-    wait_until(lambda: load_of(slow)["queued_tokens"] > 2000, "the queue to fill")
+    # Each holds a quarter of the queue, and large ones together three.
+    hogs = [threading.Thread(target=hang_up_after, args=(slow, many, 8)) for _ in range(3)]
+    for hog in hogs:
+        hog.start()
+    wait_until(lambda: load_of(slow)["queued_tokens"] >= 1500, "the queue to fill")
     full = post(slow, "/v1/rerank", {"query": "q", "documents": many, "model": "m"})
     assert full.status == 429
     assert int(full.headers["retry-after"]) >= 1
@@ -236,7 +238,8 @@ def test_overload_is_429_with_a_time_to_come_back(slow: HttpServerProcess) -> No
     assert (tei.status, tei.json["error_type"]) == (429, "Overloaded")
     hurried = post(slow, "/rerank", PLAIN, headers={"x-request-timeout-ms": "1"})
     assert hurried.status in (429, 504)
-    hog.join(20)
+    for hog in hogs:
+        hog.join(20)
 
 
 def test_a_caller_who_hangs_up_is_worked_for_no_longer(slow: HttpServerProcess) -> None:

@@ -28,7 +28,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServerProce
     """A server of little patience, with room for a megabyte of arriving bodies."""
     options = (
         *("--http-head-timeout", str(TIMEOUT_S), "--http-body-timeout", str(TIMEOUT_S)),
-        *("--http-receiving-mib", "1", "--max-request-mib", "16"),
+        *("--receiving-mib", "1", "--max-request-mib", "16"),
         *("--simulated-tokens-per-second", "100000000"),
     )
     with HttpServerProcess(tmp_path_factory.mktemp("strict"), *options) as process:
@@ -187,13 +187,14 @@ def test_very_many_requests_at_once_on_one_connection_end_it(strict: HttpServerP
 def test_arriving_bodies_have_a_bound_together(tmp_path: Path) -> None:
     """Large ones are refused beyond it and told which option it is; small ones have room of their own."""
     large = json.dumps({"query": "q", "documents": ["x" * 900_000]}).encode()
-    with HttpServerProcess(tmp_path, "--http-receiving-mib", "1") as server:
+    with HttpServerProcess(tmp_path, "--receiving-mib", "1") as server:
         with connect(server) as slow:
             slow.sendall(head(16 * MIB) + b"x" * 600_000)
             refused = wait_until(lambda: unless_answered(server, large), "the room to be taken")
+            assert refused is not None
             assert refused.status == 429
             assert int(refused.headers["retry-after"]) >= 1
-            assert "--http-receiving-mib" in refused.json["message"]
+            assert "--receiving-mib" in refused.json["message"]
             assert post(server, "/rerank", PLAIN).status == 200
         wait_until(lambda: unless_answered(server, large) is None, "the room to be free again")
 
