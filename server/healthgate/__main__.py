@@ -79,20 +79,24 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m server.healthgate",
         description="Ask every server's grpc.health.v1, write the members of Nginx's upstream, reload Nginx. "
         "A server that says NOT_SERVING, or is silent twice, leaves the rotation; one that says SERVING "
-        "is back at once, unless it flaps. When nobody answers, everybody stays in.",
+        "is back at once, unless it flaps. When nobody answers, everybody stays in. A name that does not "
+        "resolve is left out until it does; a reload that Nginx refuses is taken back.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--server", action="append", default=[], metavar="HOST:PORT", help="repeat for each server"
     )
     parser.add_argument(
-        "--servers-file", type=Path, metavar="FILE", help="one HOST:PORT a line, read again when it changes"
+        "--servers-file",
+        type=Path,
+        metavar="FILE",
+        help="one HOST:PORT a line, read again when it changes; names are resolved again every 5 s",
     )
     parser.add_argument(
         "--upstream-file", type=Path, required=True, metavar="FILE", help="nginx's included list of members"
     )
     parser.add_argument(
-        "--nginx-pid-file", type=Path, required=True, metavar="FILE", help="gets SIGHUP to reload"
+        "--nginx-pid-file", type=Path, required=True, metavar="FILE", help="of nginx's master: gets SIGHUP"
     )
     parser.add_argument("--interval", type=float, default=0.5, metavar="SECONDS", help="between checks")
     parser.add_argument("--timeout", type=float, default=1.0, metavar="SECONDS", help="of one check")
