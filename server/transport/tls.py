@@ -12,6 +12,7 @@ import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from server.config import Settings
@@ -23,6 +24,9 @@ __all__ = ["Identity", "TlsFiles", "configured_tls", "server_credentials"]
 MAX_FILE_BYTES = 1024 * 1024
 WARN_BEFORE_EXPIRY = timedelta(days=14)
 CERTIFICATE, KEY, AUTHORITY = "--tls-certificate", "--tls-key", "--tls-client-authority"
+# OpenSSL knows more than gRPC's library, which would only say that it can't listen.
+_KEYS = (rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey)
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 _log = structlog.get_logger("rerank.tls")
 
@@ -106,7 +110,14 @@ class TlsFiles:
         certificate = _read(self.certificate, CERTIFICATE)
         key = _read(self.key, KEY)
         chain = _certificates(certificate, f"{CERTIFICATE} {self.certificate}")
-        if _public_key(key, f"{KEY} {self.key}") != chain[0].public_key():
+        public_key = _public_key(key, f"{KEY} {self.key}")
+        if not isinstance(public_key, _KEYS):
+            raise ConfigurationError(f"{KEY} {self.key}: is of a kind that gRPC can't use; take RSA or P-256")
+        if isinstance(public_key, ec.EllipticCurvePublicKey) and not isinstance(public_key.curve, _CURVES):
+            raise ConfigurationError(
+                f"{KEY} {self.key}: is on {public_key.curve.name}, which gRPC can't use; take RSA or P-256"
+            )
+        if public_key != chain[0].public_key():
             raise ConfigurationError(
                 f"{KEY} {self.key}: does not belong to the first certificate of {self.certificate}"
             )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
 from deploy.local import certificate as making
@@ -61,11 +62,22 @@ def huge(path: Path) -> None:
     os.truncate(path, 10_000_000_000)
 
 
+def another_curve(path: Path) -> None:
+    path.write_bytes(
+        ec.generate_private_key(ec.SECP256K1()).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
 WRONG: list[tuple[str, Callable[[Path], object], str]] = [
     ("certificate", lambda path: path.write_text("not PEM"), "holds no certificate in PEM"),
     ("certificate", lambda path: path.write_text(""), "is empty"),
     ("key", lambda path: path.write_text("not PEM"), "holds no private key in PEM"),
     ("key", lambda path: path.write_text(""), "is empty"),
+    ("key", another_curve, "is on secp256k1"),
     ("key", encrypt, "is encrypted with a password"),
     ("root", lambda path: path.write_text("not PEM"), "holds no certificate in PEM"),
     ("certificate", a_pipe, "is not a regular file"),
