@@ -32,10 +32,10 @@ __all__ = ["PairTokenizer", "private_clone"]
 _CHARACTERS_PER_TOKEN = 6
 _SMALLEST_CUT = 4096
 _GROWTH = 4
-_FARTHEST_CUT = 2**17
-"""A text that holds too few tokens up to twice here is given up, unless more could be of use."""
+_FARTHEST_CUT = 2**18
+"""A text that holds too few tokens before it is given up, unless windows need more."""
 _BEYOND = 2**14
-"""Characters in which a safe cut is looked for, at least, and after which there is another."""
+"""Characters in which a safe cut is looked for, and after which there is another."""
 _APART = 512
 """Tokens between the last one that is used and a cut that is not proven to be safe."""
 _TOGETHER = 2**17
@@ -211,9 +211,9 @@ class PairTokenizer:
 
     def _end(self, text: str, reach: int) -> tuple[int, bool]:
         """Where to cut a text, and whether this provably changes nothing before."""
-        if len(text) <= 2 * reach:
+        if len(text) <= reach + min(reach, _BEYOND):
             return len(text), True
-        end = min(reach + max(reach, _BEYOND), len(text))
+        end = min(reach + _BEYOND, len(text))
         cut = first_cut(self._cuts, text, reach, end)
         return (end, end == len(text)) if cut is None else (cut, True)
 
