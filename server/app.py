@@ -50,6 +50,8 @@ FAREWELL_S = 0.5
 # its turn whenever it looks for news, several times for each call, and with Python's 5 ms would
 # wait that long for each busy thread, each time.
 THREAD_SWITCH_S = 0.0005
+# For the answers of a server whose device hangs.
+LAST_ANSWERS_S = 1.0
 # For streams to be told that the drain's time is over, before gRPC would cut them off.
 STREAMS_FAREWELL_S = 2.0
 
@@ -226,6 +228,11 @@ class Server:
             if busy_s > limit_s:
                 await self._health.set(serving=False)
                 _log.error("stuck: one batch exceeds --stuck-after; exiting", seconds=round(busy_s, 1))
+                # Callers whose requests hang on the device must hear so: told nothing, they would take
+                # them to the next server, and the next.
+                self._engine.abandon(f"one batch took more than {limit_s:g} s")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._calls.idle.wait(), LAST_ANSWERS_S)
                 _exit_at_once(EXIT_DEVICE_LOST)
 
     async def _watch_certificate(self) -> None:

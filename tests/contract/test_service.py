@@ -489,11 +489,12 @@ def test_a_second_signal_exits_at_once(tmp_path_factory: pytest.TempPathFactory)
 def test_a_dead_device_ends_the_process(
     tmp_path_factory: pytest.TempPathFactory, document: str, options: tuple[str, ...]
 ) -> None:
-    """The caller is told to go elsewhere, and the supervisor sees a failure."""
+    """The caller is told that its request may be the cause, and the supervisor sees a failure."""
     with ServerProcess(tmp_path_factory.mktemp("dead"), *options) as process:
         with grpc.insecure_channel(process.address) as channel:
             failure = failure_of(channel, Request(query="q", documents=[document]), timeout_s=15)
             assert failure.code() is grpc.StatusCode.UNAVAILABLE
+            assert "the device died while it scored this request" in (failure.details() or "")
         assert process.process.wait(15) == 70
 
 
