@@ -93,7 +93,7 @@ def test_engine_and_models_know_no_protocol(path: Path) -> None:
     assert not found, f"{name_of(path)} imports {found}"
 
 
-@pytest.mark.parametrize("module", ["scheduler", "admission", "budget", "estimate"])
+@pytest.mark.parametrize("module", ["scheduler", "backlog", "admission", "budget", "estimate"])
 def test_policies_are_pure(module: str) -> None:
     """Policies import no tensors, no event loop, no threads and no clock."""
     roots = {name.split(".")[0] for name in imports_of(ROOT / f"server/engine/{module}.py")}
