@@ -5,7 +5,7 @@ from typing import Any
 
 import annotated_types
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from server.config import Settings, read_settings
@@ -35,6 +35,7 @@ def test_every_number_has_a_least_and_a_greatest_value(name: str) -> None:
     assert bounds & {annotated_types.Le, annotated_types.Lt}
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from(sorted(FLAGS)), value=values)
 @example(name="token_budget", value="1e20")
 @example(name="max_connection_age_s", value="1e300")
@@ -45,16 +46,17 @@ def test_every_number_has_a_least_and_a_greatest_value(name: str) -> None:
 def test_any_value_is_taken_or_refused_in_one_line(name: str, value: str) -> None:
     """On the command line; the line names the option and is not longer than a reader's patience."""
     try:
-        settings = read_settings([f"{FLAGS[name]}={value}"], environment={})
+        taken = read_settings([f"{FLAGS[name]}={value}"], environment={})
     except ConfigurationError as error:
         assert str(error).startswith(f"{FLAGS[name]}: ")
         assert len(str(error).splitlines()) == 1
         assert len(str(error)) < 500
     else:
-        taken = getattr(settings, name)
-        assert not isinstance(taken, float) or math.isfinite(taken)
+        number = getattr(taken, name)
+        assert not isinstance(number, float) or math.isfinite(number)
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from(sorted(Settings.model_fields)), value=values)
 def test_any_variable_is_taken_or_refused_in_one_line(name: str, value: str) -> None:
     """In the environment; an empty one is none."""

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.ops.log_lines import (
@@ -41,6 +41,7 @@ def test_tracebacks_may_be_longer() -> None:
     assert len(bounded(exception="x" * 10**6)["exception"]) < MAX_TRACEBACK_CHARACTERS + 100
 
 
+@settings(deadline=None)
 @given(value=anything)
 def test_whatever_is_logged_becomes_a_line(value: Any) -> None:
     """Of bounded length, and of nothing that JSON doesn't have."""
