@@ -18,9 +18,9 @@ AMBIGUOUS_CODES = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 # From the beginning, since a server's own words may hold any of these further on.
 NAMES = re.compile(
-    r"Stream removed"  # grpcio since about 1.82 puts the reason behind it; older ones don't
+    r"Stream removed"  # grpcio 1.85 puts the reason behind it, 1.80 does not
     r"|Internal error from Core"  # grpc.aio
-    r"|(Received |stream terminated by )?RST_STREAM"  # grpcio before 1.82, grpc-go and others
+    r"|(Received |stream terminated by )?RST_STREAM"  # grpcio up to 1.80 at least, grpc-go and others
     r"|(recv|send)msg:|Socket closed|Connection reset|Broken pipe|Endpoint (read|write) failed"
     r"|GOAWAY|[Tt]ransport (is )?clos|Failed parsing HTTP/2|Received unexpected EOS"
 )
