@@ -82,27 +82,30 @@ def costly_by_chance(seed: int) -> Costly:
 
 
 def _draw(chance: random.Random) -> _Ingredients:
+    # Mostly what is permitted: a refusal ends most of the work.
+    refusable = chance.random() < 0.2
     room_bytes = _up_to(chance, JSON_BYTES)
-    count = min(
-        room_bytes // 2 + 1, chance.choice([1, 64, MAX_DOCUMENTS, MAX_DOCUMENTS + 1, _up_to(chance, 2**23)])
-    )
-    more_bytes = chance.choice([0, 0, 0, _up_to(chance, JSON_BYTES // 2)])
+    more_bytes = _up_to(chance, JSON_BYTES // 2) if refusable else 0
+    counts = [1, 64, MAX_DOCUMENTS, _up_to(chance, MAX_DOCUMENTS)]
+    query_bytes = [10, 1_000, 50_000, QUERY_BYTES]
+    if refusable:
+        counts += [MAX_DOCUMENTS + 1, _up_to(chance, room_bytes // 2 + 1)]
+        query_bytes += [QUERY_BYTES + 1, _up_to(chance, JSON_BYTES // 4)]
+    count = chance.choice(counts)
     return _Ingredients(
-        query=chance.choice(HUGE),
-        query_bytes=chance.choice(
-            [10, 50_000, QUERY_BYTES, QUERY_BYTES + 1, _up_to(chance, JSON_BYTES // 4)]
-        ),
+        query=chance.choice([kind for kind in HUGE if kind != "spaces"]),
+        query_bytes=chance.choice(query_bytes),
         documents=chance.choice(HUGE),
         count=count,
         # Each has a number before it and some bytes around it.
         document_bytes=max(0, (room_bytes - more_bytes) // count - 14),
-        truncation=chance.choice([0, ERROR, CHUNK, CHUNK]),
+        truncation=ERROR if refusable else chance.choice([0, CHUNK]),
         max_tokens=chance.choice([0, 0, 1, 2, 100]),
         batch=chance.random() < 0.3,
         echo=chance.random() < 0.5,
         more=chance.choice([MODEL, INSTRUCTION, UNKNOWN]),
         more_bytes=more_bytes,
-        names=chance.choice([0, 0, 1, 100, 10_000]),
+        names=chance.choice([0, 1, 60, 10_000 if refusable else 2]),
         compressed=chance.random() < 0.15,
     )
 
