@@ -191,6 +191,7 @@ def test_arriving_bodies_have_a_bound_together(tmp_path: Path) -> None:
         with connect(server) as slow:
             slow.sendall(head(16 * MIB) + b"x" * 600_000)
             refused = wait_until(lambda: unless_answered(server, large), "the room to be taken")
+            assert refused is not None
             assert refused.status == 429
             assert int(refused.headers["retry-after"]) >= 1
             assert "--http-receiving-mib" in refused.json["message"]
