@@ -46,9 +46,9 @@ def query_from_message(message: rerank_pb2.RerankRequest, time_remaining_s: floa
 
 
 def ranking_message(
-    request: rerank_pb2.RerankRequest, ranking: Ranking, info: ModelInfo
+    query: RerankQuery, ranking: Ranking, info: ModelInfo, *, return_documents: bool
 ) -> rerank_pb2.RerankResponse:
-    """Write an answer."""
+    """Write an answer; documents are echoed from the query, since each look at a message copies them."""
     response = rerank_pb2.RerankResponse(
         model=info.model_id,
         fingerprint=info.fingerprint,
@@ -75,8 +75,8 @@ def ranking_message(
             truncated=result.truncated,
             tokens=result.tokens,
         )
-        if request.return_documents:
-            entry.document = request.documents[result.index]
+        if return_documents:
+            entry.document = query.documents[result.index]
         if result.span is not None:
             entry.winning_span.start, entry.winning_span.end = result.span
     return response

@@ -172,7 +172,14 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         call.notes["computed_tokens"] = ranking.usage.computed_tokens
         call.notes["cached_pairs"] = ranking.usage.cached_pairs
         call.notes["queue_milliseconds"] = round(ranking.timings.queue_s * 1000, 1)
-        return await by_size(size, ranking_message, request, ranking, self._reranker.info)
+        return await by_size(
+            size,
+            ranking_message,
+            query,
+            ranking,
+            self._reranker.info,
+            return_documents=request.return_documents,
+        )
 
     async def _read_stream(
         self, requests: AsyncIterator[rerank_pb2.RerankStreamRequest], stream: "_Stream"

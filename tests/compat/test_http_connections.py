@@ -108,7 +108,7 @@ def test_a_head_that_does_not_come_is_408(strict: HttpServerProcess, before: byt
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         connection.sendall(sent)
         answer = rest_of(connection)
-    assert answer.partition(b"{")[0].partition(b"HTTP/1.1 408 ")[1]
+    assert b"HTTP/1.1 408 " in answer
     assert b"--http-head-timeout" in answer
 
 

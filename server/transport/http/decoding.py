@@ -12,7 +12,10 @@ __all__ = ["check_values", "count_values", "decode"]
 
 VALUES_PER_DOCUMENT = 64
 """On average: one document may have more fields when others have fewer."""
+MAX_DIGITS = 400
+"""Of one number. No float has more before its point, and converting thousands takes its square."""
 SLICE_BYTES = 64 * 1024
+_ANY_DIGIT = bytes.maketrans(b"123456789", b"0" * 9)
 _WHERE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
 _NAMES = {
@@ -28,10 +31,13 @@ T = TypeVar("T")
 
 
 def check_values(body: bytearray, max_documents: int) -> None:
-    """Refuse a body of very many values: three bytes of it can become a hundred of objects.
+    """Refuse a body of very many values, or of endless numbers, before it becomes objects.
+
+    Three bytes of it can become a hundred.
 
     Raises:
         TooLarge: more values than `VALUES_PER_DOCUMENT` for each document that is allowed.
+        InvalidRequest: a number of more than `MAX_DIGITS` digits.
     """
     # The request's own fields come on top of the documents.
     limit = VALUES_PER_DOCUMENT * (max_documents + 1)

@@ -42,20 +42,20 @@ def request_from_stream(messages: Sequence[tei_pb2.RerankStreamRequest]) -> tei_
     )
 
 
-def ranking_message(request: tei_pb2.RerankRequest, ranking: Ranking) -> tei_pb2.RerankResponse:
-    """Write an answer."""
+def ranking_message(query: RerankQuery, ranking: Ranking, *, return_text: bool) -> tei_pb2.RerankResponse:
+    """Write an answer; texts are echoed from the query, since each look at a message copies them."""
     timings = ranking.timings
     return tei_pb2.RerankResponse(
         ranks=[
             tei_pb2.Rank(
                 index=ranked.index,
                 score=ranked.score,
-                text=request.texts[ranked.index] if request.return_text else None,
+                text=query.documents[ranked.index] if return_text else None,
             )
             for ranked in ranking.results
         ],
         metadata=tei_pb2.Metadata(
-            compute_chars=len(request.query) + sum(map(len, request.texts)),
+            compute_chars=len(query.query) + sum(map(len, query.documents)),
             compute_tokens=ranking.usage.computed_tokens,
             total_time_ns=_ns(timings.total_s),
             tokenization_time_ns=_ns(timings.tokenise_s),

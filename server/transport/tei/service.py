@@ -107,7 +107,7 @@ class TeiService:
         call.notes["computed_tokens"] = ranking.usage.computed_tokens
         call.notes["cached_pairs"] = ranking.usage.cached_pairs
         call.notes["queue_milliseconds"] = round(ranking.timings.queue_s * 1000, 1)
-        return await by_size(size, ranking_message, request, ranking)
+        return await by_size(size, ranking_message, query, ranking, return_text=request.return_text)
 
     async def _answered(self, method: str, context: Context, answer: Callable[[Call], Awaitable[M]]) -> M:
         """Log the call, name the server, and turn errors into statuses."""
