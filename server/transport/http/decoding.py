@@ -1,6 +1,7 @@
 """JSON into structs: leniently, and never into more values than a request can need."""
 
 import re
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -8,14 +9,15 @@ import msgspec
 from server.errors import InvalidRequest, TooLarge
 from server.transport.offload import SMALL_BYTES
 
-__all__ = ["check_values", "count_values", "decode"]
+__all__ = ["check_values", "decode", "outside_strings"]
 
 VALUES_PER_DOCUMENT = 64
 """On average: one document may have more fields when others have fewer."""
 MAX_DIGITS = 400
-"""Of one number. No float has more before its point, and converting thousands takes its square."""
-SLICE_BYTES = 64 * 1024
+"""Of one number: no float has more before its point, and converting a number takes its length squared."""
+_TOO_MANY_DIGITS = b"0" * (MAX_DIGITS + 1)
 _ANY_DIGIT = bytes.maketrans(b"123456789", b"0" * 9)
+SLICE_BYTES = 64 * 1024
 _WHERE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
 _NAMES = {
@@ -39,19 +41,27 @@ def check_values(body: bytearray, max_documents: int) -> None:
         TooLarge: more values than `VALUES_PER_DOCUMENT` for each document that is allowed.
         InvalidRequest: a number of more than `MAX_DIGITS` digits.
     """
+    if len(body) < SMALL_BYTES:
+        return
     # The request's own fields come on top of the documents.
     limit = VALUES_PER_DOCUMENT * (max_documents + 1)
-    values = 0 if len(body) < SMALL_BYTES else count_values(body, limit)
-    if values > limit:
-        raise TooLarge("body", "the request", actual=values, limit=limit, unit="JSON values or more")
+    values = 0
+    for outside in outside_strings(body):
+        # One of these precedes each value.
+        values += outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+        if values > limit:
+            raise TooLarge("body", "the request", actual=None, limit=limit, unit="JSON values")
+        if _TOO_MANY_DIGITS in outside.translate(_ANY_DIGIT):
+            raise InvalidRequest(
+                "body", f"has a number of more than {MAX_DIGITS} digits; send it as a string"
+            )
 
 
-def count_values(body: bytearray, enough: int, slice_bytes: int = SLICE_BYTES) -> int:
-    """How many `,`, `[` and `{` are outside of strings, one of which precedes each value; `enough` end it.
+def outside_strings(body: bytearray, slice_bytes: int = SLICE_BYTES) -> Iterator[bytes]:
+    """What is outside of JSON's strings, slice by slice.
 
     Other threads get on between two slices; decoding lets nobody in before it ends.
     """
-    values = 0
     in_string = False
     escape = b""
     for start in range(0, len(body), slice_bytes):
@@ -59,12 +69,8 @@ def count_values(body: bytearray, enough: int, slice_bytes: int = SLICE_BYTES) -
         piece = (escape + body[start : start + slice_bytes]).replace(b"\\\\", b"")
         escape = b"\\" if piece.endswith(b"\\") else b""
         parts = piece.replace(b'\\"', b"").split(b'"')
-        outside = b"".join(parts[1 if in_string else 0 :: 2])
+        yield b"".join(parts[1 if in_string else 0 :: 2])
         in_string ^= len(parts) % 2 == 0
-        values += outside.count(b",") + outside.count(b"[") + outside.count(b"{")
-        if values > enough:
-            break
-    return values
 
 
 def decode(body: bytearray, kind: type[T]) -> T:
