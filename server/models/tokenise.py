@@ -10,8 +10,9 @@ room this is what `truncation="longest_first"` gives.
 Of a long document only a part is handed to the library, which takes some 300 bytes and a microsecond
 for every character. Mostly the part ends where a cut is proven not to matter (`server.models.precut`).
 Where there is no such place, as in one giant word, it ends 16,000 characters or more, and 500 tokens,
-after the last token that is used: no tokenizer is known to look back so far, but nothing proves
-it. A text that holds fewer tokens than fit in 260,000 characters, say white space or one unknown
+after the last token that is used. Nothing proves that this is enough, and for runs of one letter it
+is not: Unigram knows many equally good ways to divide them, and rounding chooses by the far end.
+A text that holds too few tokens in its first 260,000 characters, say white space or one unknown
 word, is read no further and counts as truncated.
 """
 

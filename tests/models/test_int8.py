@@ -1,6 +1,7 @@
 """Int8: close to float32, independent of company, and refused where it would be wrong."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import transformers
 from torch import nn
 
 from server.errors import ConfigurationError
-from server.models import int8, torch_model
+from server.models import int8, int8_files, torch_model
 from server.models.base import EncodedPair, Model, Windowing
 from server.models.calibrate import Calibration, Measured, quantise_input
+from server.models.checkpoint import locate
 from server.models.embedded import EMBEDDED_MODEL_ID
 from server.models.int8 import Int8Linears
 from server.models.quantise import Quality, quantise
@@ -62,6 +64,31 @@ def test_is_close_to_float32(folder: Path, quantised: tuple[Path, Quality]) -> N
     found, wanted = coarse.submit(pairs).wait(), exact.submit(pairs).wait()
     # Random weights amplify rounding as trained ones do not.
     assert np.corrcoef(found, wanted)[0, 1] > 0.9
+
+
+def test_fingerprints_cover_all_that_decides_logits(
+    folder: Path, quantised: tuple[Path, Quality], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every byte of the files counts, and so do the kernels; what was measured does not."""
+    source = locate(str(folder), None)
+    copy = shutil.copytree(quantised[0], tmp_path / "int8")
+    monkeypatch.setattr(int8_files, "int8_folder", lambda source: copy)
+    digest = json.loads((copy / "int8.json").read_text())["weights"]
+    names = [int8_files.load_int8(source, digest)[1]]
+    quality = json.loads((copy / "quality.json").read_text())
+    (copy / "quality.json").write_text(json.dumps({**quality, "tasks": 7}))
+    assert int8_files.load_int8(source, digest)[1] == names[0]
+    tensors = bytearray((copy / "int8.safetensors").read_bytes())
+    tensors[-1] ^= 1
+    (copy / "int8.safetensors").write_bytes(tensors)
+    names.append(int8_files.load_int8(source, digest)[1])
+    manifest = json.loads((copy / "int8.json").read_text())
+    manifest["inputs"][0]["scale"] *= 2
+    (copy / "int8.json").write_text(json.dumps(manifest))
+    names.append(int8_files.load_int8(source, digest)[1])
+    monkeypatch.setattr(int8_files, "kernels", lambda: "another processor's")
+    names.append(int8_files.load_int8(source, digest)[1])
+    assert len(set(names)) == len(names)
 
 
 def test_company_does_not_matter(folder: Path, quantised: tuple[Path, Quality]) -> None:

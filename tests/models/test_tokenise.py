@@ -14,7 +14,7 @@ from server.errors import InvalidRequest, TooLarge
 from server.models.base import EncodedDocument, Windowing
 from server.models.precut import first_cut, safe_cuts
 from server.models.templates import PairTemplate
-from server.models.tokenise import PairTokenizer, private_clone
+from server.models.tokenise import PairTokenizer, _groups, private_clone
 from tests.models import tiny
 from tests.models.texts import MULTILINGUAL, docstrings
 
@@ -221,6 +221,85 @@ def test_long_texts_are_read_only_as_far_as_needed(kind: str, windows: int) -> N
     assert ids.tolist() == expected[: len(ids)]
     assert found.truncated
     assert elapsed_s < 0.5
+
+
+MIB = 1 << 20
+WITHOUT_CUTS = {
+    "one letter": "x",
+    "a long word": "QWxhZGRpbjpvcGVuIHNlc2FtZQ",
+    "Chinese": "中文没有空格的长文本",
+    "combining marks": "\u0301",
+    "a family": "👩\u200d👩\u200d👧\u200d",
+    "spaces": " ",
+    "single letters": "a b ",
+    "NUL": "\0",
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_CUTS)
+def test_no_kind_of_text_is_read_whole(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 MiB of anything the library gets so many characters at most, and never many at once."""
+    unit = WITHOUT_CUTS[name]
+    document = f"a{unit * (16 * MIB // len(unit.encode()))}b"
+    tokenizer = pair_tokenizer(KINDS[kind][0](), 128)
+    handed: list[int] = []
+    encode_cut = tokenizer._encode_cut
+
+    def counted(parts: Any, needed: int, with_offsets: bool) -> Any:
+        handed.append(sum(end for _, end in parts))
+        return encode_cut(parts, needed, with_offsets)
+
+    monkeypatch.setattr(tokenizer, "_encode_cut", counted)
+    started_s = time.process_time()
+    found = encode(tokenizer, "q", document)
+    elapsed_s = time.process_time() - started_s
+    assert found.truncated
+    assert max(handed) <= 300_000
+    assert sum(handed) <= 450_000
+    assert elapsed_s < 1.5
+
+
+# Not of one letter: Unigram finds many ways to be equally good there, and a letter more or less at the
+# far end decides which of them rounding prefers.
+@pytest.mark.parametrize("name", sorted(WITHOUT_CUTS.keys() - {"one letter"}))
+@pytest.mark.parametrize("windows", [1, 4])
+def test_texts_without_a_safe_cut_begin_with_the_same_tokens(kind: str, name: str, windows: int) -> None:
+    """Long texts of any kind give the ids that the whole text gives, as far as they are used."""
+    backend = KINDS[kind][0]()
+    unit = WITHOUT_CUTS[name]
+    document = (
+        "a text: " + unit * (100_000 // len(unit)) + " and its end, which is read where all before is little"
+    )
+    tokenizer = pair_tokenizer(backend, 128)
+    found = encode(tokenizer, "q", document, max_windows=windows)
+    free = encode(pair_tokenizer(backend, 10**6), "q", document).pairs[0]
+    head, tail = len(tokenizer.encode_query("q").head), len(tokenizer.encode_query("q").tail)
+    whole = free.token_ids[head : free.tokens - tail]
+    if windows == 1:
+        assert found.truncated == (len(whole) > 128 - head - tail)
+    first = found.pairs[0].token_ids[head : found.pairs[0].tokens - tail]
+    np.testing.assert_array_equal(first, whole[: len(first)])
+    assert len(first) == min(len(whole), 128 - head - tail)
+
+
+def test_what_was_given_up_is_truncated(kind: str) -> None:
+    """A text that goes on after very much white space is read no further, and both answers say so."""
+    tokenizer = pair_tokenizer(KINDS[kind][0](), 4096)
+    document = "before" + " " * 4_000_000 + "after"
+    found = encode(tokenizer, "q", document)
+    assert found.truncated
+    windowed = encode(tokenizer, "q", document, max_windows=3)
+    assert windowed.truncated
+    assert windowed.spans[0][0] == 0
+    assert windowed.spans[-1][1] < len(document)
+
+
+@given(sizes=st.lists(st.integers(0, 200_000), min_size=1, max_size=20))
+def test_groups_are_small_and_complete(sizes: list[int]) -> None:
+    """Texts are encoded in order, each once, and not many characters of several at a time."""
+    groups = list(_groups(dict(enumerate(sizes))))
+    assert [key for group in groups for key in group] == list(range(len(sizes)))
+    assert all(len(group) == 1 or sum(sizes[key] for key in group) <= 2**17 for group in groups)
 
 
 @given(text=st.lists(anything, min_size=1, max_size=30).map(" ".join), needed=st.integers(1, 40))
