@@ -69,7 +69,7 @@ BRIEF = frozenset(
         (TEI, "4,096 texts of 3.7 kB, echoed"),
         (STREAM, "one query, millions of empty documents"),
         (STREAM, "64 queries of 64 documents of 3.7 kB"),
-        (STREAM, "20,000 messages without an id"),
+        (STREAM, "20,000 queries without documents"),
         (COLLECT, "20,000 texts"),
         ("grpc.health.v1.Health/Check", "unknown strings"),
     }
