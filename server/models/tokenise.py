@@ -9,10 +9,10 @@ room this is what `truncation="longest_first"` gives.
 
 Of a long document only a part is handed to the library, which takes some 300 bytes and a microsecond
 for every character. Mostly the part ends where a cut is proven not to matter (`server.models.precut`).
-Where there is no such place, as in one giant word, it ends 16,000 characters or more, and 500 tokens,
-after the last token that is used. Nothing proves that this is enough, and for runs of one letter it
-is not: Unigram knows many equally good ways to divide them, and rounding chooses by the far end.
-A text that holds too few tokens in its first 260,000 characters, say white space or one unknown
+Where there is no such place, as in one giant word, a text of up to 260,000 characters is read whole,
+and of a longer one the part ends 16,000 characters or more, and 500 tokens, after the last token that
+is used. Nothing proves that this is enough, and for runs of one letter it is not: Unigram knows many
+equally good ways to divide them, and rounding chooses by the far end. A text that holds too few tokens in its first 260,000 characters, say white space or one unknown
 word, is read no further and counts as truncated.
 """
 
@@ -137,10 +137,9 @@ class PairTokenizer:
         return room
 
     def _cut(self, query: EncodedQuery, encoding: _Tokens, room: int) -> EncodedDocument:
-        ids = np.array(encoding.ids, dtype=np.int32)
+        ids = encoding.ids
         truncated = len(ids) > room
         if truncated:
-            # A copy: a view would keep all that was cut off.
             trail = self.template.trail_ids
             ids = np.concatenate((ids[: room - len(trail)], trail))
         return EncodedDocument(pairs=(EncodedPair(query, ids),), truncated=truncated)
@@ -148,15 +147,13 @@ class PairTokenizer:
     def _windows(
         self, query: EncodedQuery, document: str, encoding: _Tokens, room: int, stride: int, most: int
     ) -> EncodedDocument:
-        ids = np.array(encoding.ids, dtype=np.int32)
+        ids = encoding.ids
         if len(ids) <= room:
             pair = EncodedPair(query, ids)
             return EncodedDocument(pairs=(pair,), truncated=False, spans=((0, len(document)),))
         trail = self.template.trail_ids
         windows, truncated = _slide(len(ids), room - len(trail), stride, most)
         spans = tuple(self._span(document, encoding, window, len(ids)) for window in windows)
-        # The windows are views into one copy, without what none of them reads.
-        ids = ids[: windows[-1].end].copy()
         pieces = [ids[window.start : window.end] for window in windows]
         if len(trail):
             pieces = [np.concatenate((piece, trail)) for piece in pieces]
@@ -216,7 +213,10 @@ class PairTokenizer:
             return len(text), True
         end = min(reach + _BEYOND, len(text))
         cut = first_cut(self._cuts, text, reach, end)
-        return (end, end == len(text)) if cut is None else (cut, True)
+        if cut is not None:
+            return cut, True
+        # Nothing is proven of such a text; up to this length it is read whole all the same.
+        return (len(text), True) if len(text) <= _FARTHEST_CUT else (end, end == len(text))
 
     def _encode_cut(
         self, parts: Sequence[tuple[str, int]], needed: int, with_offsets: bool

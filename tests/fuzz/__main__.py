@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             console.print(f"{options.api:,} requests in {time.monotonic() - started_s:.0f} s: all held")
         held = held and server.stop() == 0
-    # At last: whoever only wants to know what is wrong on the wire need not wait for it.
+    # Last: whoever only wants to know what is wrong on the wire need not wait for it.
     if held and options.costs:
         held = measure_costs(seed=seed, chance_s=options.costs)
     return 0 if held else 1
