@@ -277,9 +277,11 @@ def test_texts_without_a_safe_cut_begin_with_the_same_tokens(kind: str, name: st
     whole = free.token_ids[head : free.tokens - tail]
     room = 128 - head - tail
     first = found.pairs[0].token_ids[head : found.pairs[0].tokens - tail]
-    np.testing.assert_array_equal(first, whole[: len(first)])
-    # One that holds next to nothing was given up before its end.
-    assert len(first) == min(len(whole), room) or found.truncated
+    given_up = len(first) < min(len(whole), room)
+    # One that holds next to nothing was given up before its end, perhaps within a token.
+    assert found.truncated or not given_up
+    same = len(first) - given_up
+    np.testing.assert_array_equal(first[:same], whole[:same])
     if windows == 1 and len(whole) > room:
         assert found.truncated
 
