@@ -14,7 +14,7 @@ import grpc.aio
 import structlog
 from prometheus_client import generate_latest
 
-from server.config import Settings
+from server.config import MIB, Settings
 from server.engine.engine import Engine, EngineOptions
 from server.engine.warmup import warm_up
 from server.models.base import Model
@@ -88,7 +88,7 @@ def run(settings: Settings) -> int:
         initial_tokens_per_second=warm.tokens_per_second,
         max_queued_tokens=settings.max_queued_tokens,
         queue_share=settings.queue_share,
-        cache_bytes=settings.pair_cache_mib * 1024 * 1024,
+        cache_bytes=settings.pair_cache_mib * MIB,
         first_come_first_served=settings.scheduling == "fifo",
     )
     return asyncio.run(Server(settings, model, options).serve())
@@ -253,4 +253,5 @@ def _limits(settings: Settings) -> Limits:
         max_query_bytes=settings.max_query_kib * 1024,
         max_request_bytes=settings.max_request_bytes,
         max_windows_per_document=settings.max_windows_per_document,
+        max_open_bytes=settings.open_requests_mib * MIB,
     )

@@ -187,7 +187,15 @@ class Settings(BaseSettings):
     receiving_mib: int = _option(
         "limits",
         128,
-        "memory of each protocol for requests that arrive or wait to be parsed; 64 KiB of each are free",
+        "memory for HTTP bodies that arrive, and for gRPC messages that have arrived, until they are parsed; "
+        "64 KiB of each are free",
+        ge=1,
+        le=MIB,
+    )
+    open_requests_mib: int = _option(
+        "limits",
+        512,
+        "memory for the texts of requests that are worked on; 64 KiB of each are free",
         ge=1,
         le=MIB,
     )

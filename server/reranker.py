@@ -6,12 +6,14 @@ order and scores. Knows no protocol: every transport calls `Reranker.rerank`.
 
 import asyncio
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from server.engine.engine import Engine
+from server.engine.held_bytes import HeldBytes
 from server.engine.pair_cache import PairScore
 from server.engine.pairs import Failure
 from server.engine.requests import ScoreRequest
@@ -56,6 +58,8 @@ class Limits:
     max_query_bytes: int
     max_request_bytes: int
     max_windows_per_document: int
+    max_open_bytes: int = 512 * 1024 * 1024
+    """Memory for the texts of all requests that are worked on."""
 
 
 def _nobody(tokens: int) -> None:
@@ -133,6 +137,9 @@ class Reranker:
         self.limits = limits
         """The bounds of one request."""
         self._draining = False
+        self._open_texts = HeldBytes(
+            limits.max_open_bytes, what="are worked on", option="--open-requests-mib"
+        )
 
     def drain(self) -> None:
         """Take no new queries; those that were accepted go on."""
@@ -159,10 +166,11 @@ class Reranker:
         self._validate_sum(queries)
         for query in queries:
             self._validate(query)
-        if len(queries) == 1:
-            rankings = [await self._rank(queries[0])]
-        else:
-            rankings = await self._rank_some_at_once(queries)
+        with self._open_texts.hold(sum(_text_bytes(query) for query in queries)):
+            if len(queries) == 1:
+                rankings = [await self._rank(queries[0])]
+            else:
+                rankings = await self._rank_some_at_once(queries)
         failures = [failure for ranking in rankings for _, failure in ranking.failures]
         if failures and len(failures) == sum(len(query.documents) for query in queries):
             raise ScoringFailed(
@@ -247,6 +255,11 @@ class Reranker:
             max_document_tokens=min(query.max_tokens_per_document, self.info.max_tokens),
             max_windows=self.limits.max_windows_per_document if chunked else 1,
         )
+
+
+def _text_bytes(query: RerankQuery) -> int:
+    """Memory that the query's texts take: up to four bytes for each character."""
+    return sys.getsizeof(query.query) + sum(map(sys.getsizeof, query.documents))
 
 
 def sigmoid(logit: float) -> float:

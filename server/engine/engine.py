@@ -127,9 +127,10 @@ class Engine:
             DeviceDied: the device was lost with some of the request on it.
             NotReady: it was lost otherwise, or the engine was stopped.
         """
+        waiting = await self._look_up(request)
+        # Only now, since no one is told of a loss who came before it and was admitted after it.
         if self._lost_reason:
             raise NotReady(f"the device is lost: {self._lost_reason}; the server is about to restart")
-        waiting = await self._look_up(request)
         if waiting.unsettled > 0:
             self._admit(waiting)
             try:
@@ -203,6 +204,9 @@ class Engine:
                     raise _too_long(missing[i][0])
             self._queue_documents(waiting, [missing[i][1] for i in piece], encoded)
             await waiting.room(self._admission.most_held_tokens)
+            if waiting.done.done():
+                # It has failed, and nobody wants the rest.
+                return
             started_s = time.monotonic()
         self._queue.expect_no_more(waiting.number)
         self._observer.pairs_found(
@@ -276,6 +280,9 @@ class Engine:
             flight.waiting_requests.discard(waiting.number)
             if not flight.waiting_requests:
                 self._forget(flight)
+            elif flight.charge is waiting.request.charge:
+                # Who leaves does not pay for what runs for those who stay.
+                flight.charge = self._waiting[next(iter(flight.waiting_requests))].request.charge
         dropped_tokens = self._queue.close_request(waiting.number)
         if dropped_tokens:
             self._observer.tokens_dropped(dropped_tokens)

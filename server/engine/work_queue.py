@@ -11,7 +11,7 @@ __all__ = ["WorkQueue"]
 
 
 class WorkQueue:
-    """Thread-safe. Every operation holds the lock for well under a millisecond."""
+    """Thread-safe. No operation holds the lock for more than some milliseconds."""
 
     def __init__(self, scheduler: Scheduler[QueuedPair], clock: Callable[[], float] = time.monotonic) -> None:
         self._scheduler = scheduler

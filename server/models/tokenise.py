@@ -12,8 +12,9 @@ for every character. Mostly the part ends where a cut is proven not to matter (`
 Where there is no such place, as in one giant word, a text of up to 260,000 characters is read whole,
 and of a longer one the part ends 16,000 characters or more, and 500 tokens, after the last token that
 is used. Nothing proves that this is enough, and for runs of one letter it is not: Unigram knows many
-equally good ways to divide them, and rounding chooses by the far end. A text that holds too few tokens in its first 260,000 characters, say white space or one unknown
-word, is read no further and counts as truncated.
+equally good ways to divide them, and rounding chooses by the far end. A text that holds too few tokens
+in its first 260,000 characters, say white space or one unknown word, is read no further and counts as
+truncated.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,11 +4,13 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
+
+from server.reranker import Ranking
 
 __all__ = ["Call", "CallLog", "accepted_request_id"]
 
@@ -31,6 +33,15 @@ class Call:
     status: str = "CANCELLED"
     """Stays so when the handler never gets to say otherwise."""
     notes: dict[str, object] = field(default_factory=dict)
+
+    def note_cost(self, documents: int, rankings: Sequence[Ranking]) -> None:
+        """Note what the answer to so many documents cost."""
+        self.notes |= {
+            "documents": documents,
+            "computed_tokens": sum(ranking.usage.computed_tokens for ranking in rankings),
+            "cached_pairs": sum(ranking.usage.cached_pairs for ranking in rankings),
+            "queue_milliseconds": round(max((r.timings.queue_s for r in rankings), default=0.0) * 1000, 1),
+        }
 
 
 class CallLog:

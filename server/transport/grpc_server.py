@@ -6,11 +6,11 @@ from grpc_reflection.v1alpha import reflection
 from rerank.v1 import rerank_pb2_grpc
 
 from server.config import MIB, Settings
+from server.engine.held_bytes import HeldBytes
 from server.transport.api_keys import ApiKeys, configured_keys
 from server.transport.grpc_auth import RequireApiKey
 from server.transport.grpc_codec import MessageCodec
 from server.transport.grpc_service import RerankService
-from server.transport.held_bytes import HeldBytes
 from server.transport.ports import cannot_listen, try_ports
 from server.transport.tls import configured_tls, server_credentials
 
@@ -28,7 +28,8 @@ MAX_STREAMS = 1000
 
 def build_grpc_server(settings: Settings, keys: ApiKeys | None) -> grpc.aio.Server:
     """A server without services or a port; call from the event loop that will run it."""
-    codec = MessageCodec(settings.max_documents, HeldBytes(settings.receiving_mib * MIB))
+    held = HeldBytes(settings.receiving_mib * MIB, what="wait to be read", option="--receiving-mib")
+    codec = MessageCodec(settings.max_documents, held, log_refusals=settings.log_requests)
     interceptors: list[grpc.aio.ServerInterceptor] = [codec]
     if keys is not None:
         interceptors.insert(0, RequireApiKey(keys))

@@ -12,9 +12,11 @@ from rerank.v1 import rerank_pb2, rerank_pb2_grpc
 
 from server.config import Settings
 from server.errors import Draining, InvalidRequest, RerankError, TooLarge
-from server.reranker import Reranker
+from server.models.base import ModelInfo
+from server.reranker import Ranking, Reranker, RerankQuery
 from server.transport.call import Call, CallLog
 from server.transport.grpc_auth import current_caller
+from server.transport.grpc_codec import received_bytes
 from server.transport.grpc_errors import Metadata, error_message, rpc_status, status_name
 from server.transport.grpc_messages import model_message, query_from_message, ranking_message
 from server.transport.offload import by_size
@@ -43,10 +45,8 @@ class _Stream:
     """Of all queries without a sent answer together, unless there is only one."""
     open_bytes: int = 0
     answered: asyncio.Event = field(default_factory=asyncio.Event)
-    answers: "asyncio.Queue[tuple[rerank_pb2.RerankStreamResponse, int] | Exception | None]" = field(
-        default_factory=asyncio.Queue
-    )
-    """With the bytes of its query; None ends the stream well, an exception otherwise."""
+    answers: "asyncio.Queue[tuple[bytes, int] | Exception | None]" = field(default_factory=asyncio.Queue)
+    """Written, and with the bytes of its query; None ends the stream well, an exception otherwise."""
     unanswered: int = 0
     """Queries that were read and whose answer has not been sent."""
     ids: set[str] = field(default_factory=set)
@@ -100,7 +100,15 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         """One query, many documents, answered best first."""
         with self._call("Rerank", context) as call:
             try:
-                response = await self._answer(request, context.time_remaining(), call)
+                query, ranking = await self._rank(request, context.time_remaining(), call)
+                response = await by_size(
+                    received_bytes(),
+                    ranking_message,
+                    query,
+                    ranking,
+                    self._reranker.info,
+                    return_documents=request.return_documents,
+                )
                 # As trailers, so that headers, message and status leave in one piece: a call whose
                 # server dies between them can't be retried by gRPC.
                 context.set_trailing_metadata(self._identity(call))
@@ -118,9 +126,9 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
                 )
                 await context.abort_with_status(status)
 
-    async def RerankStream(  # noqa: N802, the contract's name
+    async def RerankStream(  # type: ignore[override]  # noqa: N802, answers leave written, by their name
         self, requests: AsyncIterator[rerank_pb2.RerankStreamRequest], context: Context
-    ) -> AsyncIterator[rerank_pb2.RerankStreamResponse]:
+    ) -> AsyncIterator[bytes]:
         """Many queries on one call, each answered as soon as it is done."""
         with self._call("RerankStream", context) as call:
             await context.send_initial_metadata(self._identity(call))
@@ -160,26 +168,15 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
             call.status = "OK"
             return model_message(self._reranker.info, self._reranker.limits, self._server_name)
 
-    async def _answer(
+    async def _rank(
         self, request: rerank_pb2.RerankRequest, time_remaining_s: float | None, call: Call
-    ) -> rerank_pb2.RerankResponse:
+    ) -> tuple[RerankQuery, Ranking]:
         caller = current_caller()
-        size = request.ByteSize()
         with caller.query():
-            query = await by_size(size, query_from_message, request, time_remaining_s)
+            query = await by_size(received_bytes(), query_from_message, request, time_remaining_s)
             ranking = await self._reranker.rerank(replace(query, charge=caller.charge))
-        call.notes["documents"] = len(request.documents)
-        call.notes["computed_tokens"] = ranking.usage.computed_tokens
-        call.notes["cached_pairs"] = ranking.usage.cached_pairs
-        call.notes["queue_milliseconds"] = round(ranking.timings.queue_s * 1000, 1)
-        return await by_size(
-            size,
-            ranking_message,
-            query,
-            ranking,
-            self._reranker.info,
-            return_documents=request.return_documents,
-        )
+        call.note_cost(len(query.documents), [ranking])
+        return query, ranking
 
     async def _read_stream(
         self, requests: AsyncIterator[rerank_pb2.RerankStreamRequest], stream: "_Stream"
@@ -189,7 +186,7 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
             async with asyncio.TaskGroup() as queries:
                 async for item in requests:
                     stream.unanswered += 1
-                    size = item.ByteSize()
+                    size = received_bytes()
                     await stream.make_room(size)
                     queries.create_task(self._answer_one(item, size, stream))
         except* Exception as errors:
@@ -205,15 +202,23 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         stream.answers.put_nowait(Draining("this server is about to stop; ask another one"))
 
     async def _answer_one(self, item: rerank_pb2.RerankStreamRequest, size: int, stream: "_Stream") -> None:
-        answer = rerank_pb2.RerankStreamResponse(id=item.id)
         try:
             with stream.in_use(item.id):
                 query_call = Call(stream.call.request_id, "RerankStream query")
-                response = await self._answer(item.request, stream.context.time_remaining(), query_call)
-            answer.response.CopyFrom(response)
+                query, ranking = await self._rank(item.request, stream.context.time_remaining(), query_call)
+            answer = await by_size(
+                size,
+                _stream_answer,
+                item.id,
+                query,
+                ranking,
+                self._reranker.info,
+                return_documents=item.request.return_documents,
+            )
         except Exception as error:  # one query's error is its own and does not end the stream
             _note_error(error, stream.call)
-            answer.error.CopyFrom(error_message(error))
+            failure = rerank_pb2.RerankStreamResponse(id=item.id, error=error_message(error))
+            answer = failure.SerializeToString()
         stream.answers.put_nowait((answer, size))
 
     @contextmanager
@@ -224,6 +229,13 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
 
     def _identity(self, call: Call) -> Metadata:
         return (("x-request-id", call.request_id), ("x-served-by", self._server_name))
+
+
+def _stream_answer(
+    query_id: str, query: RerankQuery, ranking: Ranking, info: ModelInfo, *, return_documents: bool
+) -> bytes:
+    response = ranking_message(query, ranking, info, return_documents=return_documents)
+    return rerank_pb2.RerankStreamResponse(id=query_id, response=response).SerializeToString()
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> Exception:

@@ -5,6 +5,7 @@ import math
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -479,6 +480,60 @@ def test_a_second_signal_exits_at_once(tmp_path_factory: pytest.TempPathFactory)
         wait_until(lambda: '"event": "draining"' in process.log.read_text(), "the drain to begin")
         process.signal(signal.SIGTERM)
         assert process.process.wait(5) == 1
+
+
+def test_a_message_that_can_not_be_read_is_refused_like_any_other_call(server: ServerProcess) -> None:
+    """It has its line in the log and its id in the trailers."""
+    with grpc.insecure_channel(server.address) as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
+        call = channel.unary_unary("/rerank.v1.RerankService/Rerank")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"\xff\xff", metadata=(("x-request-id", "unreadable-1"),), timeout=10)
+    failure = caught.value
+    assert isinstance(failure, grpc.Call)
+    assert failure.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert ("x-request-id", "unreadable-1") in [(name, value) for name, value in failure.trailing_metadata()]
+    wait_until(lambda: '"request_id": "unreadable-1"' in server.log.read_text(), "its line in the log")
+
+
+def test_a_stream_waits_for_room_instead_of_being_refused(tmp_path: Path) -> None:
+    """Large queries are read one after the other, and all are answered."""
+    with ServerProcess(tmp_path, "--receiving-mib", "1", "--simulated-tokens-per-second", "1e7") as small:
+        queries = [
+            rerank_pb2.RerankStreamRequest(
+                id=str(number), request=Request(query="q", documents=[f"{number} {'x' * 900_000}"])
+            )
+            for number in range(12)
+        ]
+        with grpc.insecure_channel(small.address) as channel:
+            answers = rerank_pb2_grpc.RerankServiceStub(channel).RerankStream(iter(queries), timeout=60)
+            assert {answer.id for answer in answers if answer.response.results} == {q.id for q in queries}
+
+
+def test_the_texts_of_all_requests_have_a_bound_together(tmp_path: Path) -> None:
+    """Beyond it large requests are told to come back, and small ones are taken."""
+    with (
+        ServerProcess(tmp_path, "--open-requests-mib", "2", "--drain-grace", "0") as busy,
+        grpc.insecure_channel(busy.address) as channel,
+    ):
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        large = [f"{word} {'x' * 1_500_000}" for word in ("simulate_stuck", "other")]
+        first = stub.Rerank.future(Request(query="q", documents=large[:1]), timeout=60)
+        # Taken, and not answered only because the device is busy.
+        small = Request(query="q", documents=["small"])
+        wait_until(lambda: "Deadline Exceeded" in _failure(stub, small), "the first to be on the device")
+        refused = _failure(stub, Request(query="q", documents=large[1:]))
+        assert "bytes of requests are worked on" in refused
+        assert "--open-requests-mib" in refused
+        first.cancel()
+
+
+def _failure(stub: rerank_pb2_grpc.RerankServiceStub, request: Request) -> str:
+    try:
+        stub.Rerank(request, timeout=0.3)
+    except grpc.RpcError as failure:
+        return str(failure)
+    return ""
 
 
 @pytest.mark.parametrize(

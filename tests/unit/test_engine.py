@@ -17,7 +17,7 @@ from server.engine.pairs import Failure
 from server.engine.requests import Scored, ScoreRequest
 from server.engine.scheduler import Priority
 from server.errors import DeadlineExceeded, DeviceDied, InvalidRequest, NotReady, Overloaded
-from server.models.base import EncodedPair, Logits, PendingLogits, Windowing
+from server.models.base import EncodedDocument, EncodedPair, EncodedQuery, Logits, PendingLogits, Windowing
 from server.models.simulated import SimulatedModel
 
 
@@ -26,6 +26,7 @@ class CountingModel(SimulatedModel):
 
     def __init__(self, settings: SimulatedModelSettings) -> None:
         super().__init__(settings)
+        self._settings = settings
         self.batches: list[list[EncodedPair]] = []
 
     def submit(self, pairs: Sequence[EncodedPair]) -> PendingLogits:  # type: ignore[override]
@@ -334,6 +335,63 @@ async def test_a_lost_device_fails_everyone_and_tells_the_server() -> None:
     assert sum(isinstance(result, DeviceDied) for result in results) <= 4
     assert sum(isinstance(result, NotReady) for result in results) >= 10
     assert len(lost) == 1
+
+
+async def test_a_request_that_comes_while_the_device_is_lost_does_not_wait_for_ever() -> None:
+    """Its documents were being hashed when the others were told."""
+    async with running(model_with()) as engine:
+        hashing = asyncio.create_task(engine.score(ScoreRequest("a", [words(20_000, n) for n in range(8)])))
+        await asyncio.sleep(0)
+        engine.abandon("it hangs")
+        async with asyncio.timeout(10):
+            with pytest.raises(NotReady):
+                await hashing
+        assert engine.requests_in_progress == 0
+
+
+async def test_a_request_that_has_failed_is_told_at_once() -> None:
+    """Not after the rest of its thousands of documents was tokenised for nothing."""
+    encoded = 0
+
+    class Slow(CountingModel):
+        def encode_documents(
+            self, query: EncodedQuery, documents: Sequence[str], windowing: Windowing
+        ) -> list[EncodedDocument]:
+            nonlocal encoded
+            encoded += len(documents)
+            time.sleep(0.01)
+            return super().encode_documents(query, documents, windowing)
+
+    model = Slow(model_with()._settings)
+    async with running(model) as engine:
+        request = ScoreRequest("a", ["simulate_stuck", *(words(5, n) for n in range(4000))])
+        task = asyncio.create_task(engine.score(request))
+        await until(lambda: len(model.batches) == 1)
+        before = encoded
+        engine.abandon("it hangs")
+        with pytest.raises(DeviceDied):
+            await task
+        assert encoded <= before + 2 * 64
+
+
+async def test_who_leaves_does_not_pay_for_who_stays() -> None:
+    """Two wait for the same documents, the first hangs up, and the second is charged for what runs then."""
+    model = model_with(tokens_per_second=2000)
+    first: list[int] = []
+    second: list[int] = []
+    documents = [words(50, n) for n in range(20)]
+    async with running(model, cache_bytes=0) as engine:
+        hog = asyncio.create_task(engine.score(ScoreRequest("z", [words(190)])))
+        await until(lambda: len(model.batches) == 1)
+        leaves = asyncio.create_task(engine.score(ScoreRequest("a", documents, charge=first.append)))
+        await until(lambda: engine.requests_in_progress == 2)
+        stays = asyncio.create_task(engine.score(ScoreRequest("a", documents, charge=second.append)))
+        await until(lambda: engine.requests_in_progress == 3 and engine._waiting[2].held_tokens > 1000)
+        leaves.cancel()
+        await stays
+        await hog
+    assert sum(first) + sum(second) == sum(pair.tokens for batch in model.batches[1:] for pair in batch)
+    assert sum(second) > sum(first)
 
 
 async def test_a_device_that_fails_everything_is_lost() -> None:

@@ -1,6 +1,8 @@
 """Admission, budget, estimate and cache: pure policies and their promises."""
 
+import asyncio
 import math
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from server.engine.admission import Admission, Throughput
 from server.engine.budget import MIN_BUDGET_TOKENS, TokenBudget
 from server.engine.estimate import TokenEstimate
+from server.engine.held_bytes import FREE_BYTES, HeldBytes
 from server.engine.pair_cache import ENTRY_BYTES, PairCache, PairKeys, PairScore
 from server.engine.scheduler import Priority
 from server.errors import Overloaded
@@ -125,6 +128,36 @@ def test_blanks_do_not_poison_the_estimate() -> None:
     document = EncodedDocument((EncodedPair.of(np.zeros(4, np.int32), 2),), truncated=False)
     estimate.learn(query, [" " * 2**20], [document])
     assert estimate.characters_per_token == pytest.approx(4.0, rel=0.1)
+
+
+@given(st.lists(st.integers(0, 10 * FREE_BYTES), max_size=30))
+def test_what_is_held_together_stays_within_its_room(sizes: list[int]) -> None:
+    """Small requests are always let in, and a larger one than the room only alone."""
+    room = 5 * FREE_BYTES
+    held = HeldBytes(room, what="wait", option="--room")
+    with ExitStack() as stack:
+        taken: list[int] = []
+        for size in sizes:
+            try:
+                stack.enter_context(held.hold(size))
+            except Overloaded as refusal:
+                assert size > FREE_BYTES
+                assert "--room" in refusal.message
+                continue
+            taken.append(max(0, size - FREE_BYTES))
+        assert sum(taken) <= room or len([size for size in taken if size]) == 1
+    with held.hold(10 * room):
+        pass
+
+
+async def test_room_can_be_waited_for() -> None:
+    """Whoever can wait is not refused."""
+    held = HeldBytes(FREE_BYTES, what="wait", option="--room")
+    with held.hold(2 * FREE_BYTES):
+        waiting = asyncio.create_task(held.wait_for_room(2 * FREE_BYTES))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    await asyncio.wait_for(waiting, 5)
 
 
 def test_the_estimate_follows_the_texts() -> None:

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from starlette.requests import ClientDisconnect, Request
 
 from server.config import MIB, Settings
+from server.engine.held_bytes import HeldBytes
 from server.errors import TooLarge
-from server.transport.held_bytes import HeldBytes
 from server.transport.http.errors import CallerGone, RequestTimeout
 
 __all__ = ["Bodies"]
@@ -22,7 +22,7 @@ class Bodies:
 
     def __init__(self, settings: Settings) -> None:
         self._limit_bytes = settings.max_request_bytes
-        self._held = HeldBytes(settings.receiving_mib * MIB)
+        self._held = HeldBytes(settings.receiving_mib * MIB, what="are arriving", option="--receiving-mib")
         self._timeout_s = settings.http_body_timeout_s
 
     @asynccontextmanager

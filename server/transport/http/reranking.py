@@ -68,7 +68,7 @@ async def _answer(service: HttpService, path: PathDialects, exchange: Exchange) 
     # All queries of one request hold one place among the caller's.
     with caller.query():
         rankings = await unless_disconnected(request, service.reranker.rerank_all(asked.queries))
-    _note(exchange, asked.queries, rankings)
+    exchange.call.note_cost(sum(len(query.documents) for query in asked.queries), rankings)
     body = await off_loop(asked.render, rankings) if asked.large else asked.render(rankings)
     await exchange.answer_bytes(body, JSON, headers=_cost_headers(asked.queries, rankings, exchange))
 
@@ -112,15 +112,6 @@ async def _asked(
         return _Asked(dialect, message, queries, facts, large=large or many)
 
     return await off_loop(build) if large else build()
-
-
-def _note(exchange: Exchange, queries: Sequence[RerankQuery], rankings: Sequence[Ranking]) -> None:
-    exchange.call.notes |= {
-        "documents": sum(len(query.documents) for query in queries),
-        "computed_tokens": sum(ranking.usage.computed_tokens for ranking in rankings),
-        "cached_pairs": sum(ranking.usage.cached_pairs for ranking in rankings),
-        "queue_milliseconds": round(max((r.timings.queue_s for r in rankings), default=0.0) * 1000, 1),
-    }
 
 
 def _cost_headers(

@@ -14,6 +14,7 @@ from server.errors import InvalidRequest, RerankError, TooLarge
 from server.reranker import Reranker
 from server.transport.call import Call, CallLog
 from server.transport.grpc_auth import current_caller
+from server.transport.grpc_codec import received_bytes
 from server.transport.grpc_errors import Metadata, rpc_status, status_name
 from server.transport.offload import by_size
 from server.transport.tei.messages import (
@@ -57,7 +58,7 @@ class TeiService:
         """One query, many texts, answered best first."""
 
         async def answer(call: Call) -> tei_pb2.RerankResponse:
-            return await self._rank(request, context, call)
+            return await self._rank(request, received_bytes(), context, call)
 
         return await self._answered("tei Rerank", context, answer)
 
@@ -67,22 +68,21 @@ class TeiService:
         """One text a message; answered when the client has sent all."""
 
         async def answer(call: Call) -> tei_pb2.RerankResponse:
-            messages = await self._collect(requests)
-            size = sum(message.ByteSize() for message in messages)
-            return await self._rank(await by_size(size, request_from_stream, messages), context, call)
+            messages, size = await self._collect(requests)
+            return await self._rank(await by_size(size, request_from_stream, messages), size, context, call)
 
         return await self._answered("tei RerankStream", context, answer)
 
     async def _collect(
         self, requests: AsyncIterator[tei_pb2.RerankStreamRequest]
-    ) -> list[tei_pb2.RerankStreamRequest]:
-        """All messages of a stream, which together are bounded like one request."""
+    ) -> tuple[list[tei_pb2.RerankStreamRequest], int]:
+        """All messages of a stream, which together are bounded like one request, and their bytes."""
         limits = self._reranker.limits
         messages: list[tei_pb2.RerankStreamRequest] = []
         size = 0
         async for message in requests:
             messages.append(message)
-            size += message.ByteSize()
+            size += received_bytes()
             if size > limits.max_request_bytes:
                 raise TooLarge(
                     "text", "the stream", actual=size, limit=limits.max_request_bytes, unit="bytes"
@@ -93,20 +93,16 @@ class TeiService:
                 )
         if not messages:
             raise InvalidRequest("query", "the stream ended without a message; send one for each text")
-        return messages
+        return messages, size
 
     async def _rank(
-        self, request: tei_pb2.RerankRequest, context: Context, call: Call
+        self, request: tei_pb2.RerankRequest, size: int, context: Context, call: Call
     ) -> tei_pb2.RerankResponse:
         caller = current_caller()
-        size = request.ByteSize()
         with caller.query():
             query = await by_size(size, query_from_message, request, context.time_remaining())
             ranking = await self._reranker.rerank(replace(query, charge=caller.charge))
-        call.notes["documents"] = len(request.texts)
-        call.notes["computed_tokens"] = ranking.usage.computed_tokens
-        call.notes["cached_pairs"] = ranking.usage.cached_pairs
-        call.notes["queue_milliseconds"] = round(ranking.timings.queue_s * 1000, 1)
+        call.note_cost(len(query.documents), [ranking])
         return await by_size(size, ranking_message, query, ranking, return_text=request.return_text)
 
     async def _answered(self, method: str, context: Context, answer: Callable[[Call], Awaitable[M]]) -> M:
