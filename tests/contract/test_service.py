@@ -1,5 +1,6 @@
 """The contract on the wire: every edge case has one answer."""
 
+import itertools
 import json
 import math
 import signal
@@ -520,8 +521,8 @@ def test_the_texts_of_all_requests_have_a_bound_together(tmp_path: Path) -> None
         large = [f"{word} {'x' * 1_500_000}" for word in ("simulate_stuck", "other")]
         first = stub.Rerank.future(Request(query="q", documents=large[:1]), timeout=60)
         # Taken, and not answered only because the device is busy.
-        small = Request(query="q", documents=["small"])
-        wait_until(lambda: "Deadline Exceeded" in _failure(stub, small), "the first to be on the device")
+        small = (Request(query="q", documents=[f"small {number}"]) for number in itertools.count())
+        wait_until(lambda: "Deadline Exceeded" in _failure(stub, next(small)), "the device to be busy")
         refused = _failure(stub, Request(query="q", documents=large[1:]))
         assert "bytes of requests are worked on" in refused
         assert "--open-requests-mib" in refused
