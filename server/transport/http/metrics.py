@@ -20,6 +20,9 @@ from server.transport.ports import bound_socket
 
 __all__ = ["MetricsServer"]
 
+# Prometheus, a few people, and whoever is silent; the descriptors are for callers.
+MAX_CONNECTIONS = 64
+
 
 class MetricsServer:
     """Answers GET on `--metrics-port`, whatever the path."""
@@ -34,7 +37,7 @@ class MetricsServer:
         app: ASGIApp = make_asgi_app(registry)
         if keys is not None and settings.metrics_require_key:
             app = _with_key(app, keys)
-        self._server = HttpServer(app, settings, listener)
+        self._server = HttpServer(app, settings, listener, max_connections=MAX_CONNECTIONS)
 
     def start(self) -> None:
         """Answer from now on until the process ends."""

@@ -11,9 +11,9 @@ from server.engine.held_bytes import HeldBytes
 from server.errors import TooLarge
 from server.transport.http.errors import CallerGone, RequestTimeout
 
-__all__ = ["Bodies"]
+__all__ = ["PROGRESS_BYTES", "Bodies"]
 
-# A body counts as arriving while this much of it comes in each --http-body-timeout.
+# A body counts as arriving, and an answer as read, while this much moves in each --http-body-timeout.
 PROGRESS_BYTES = 16 * 1024
 
 

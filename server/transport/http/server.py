@@ -10,8 +10,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.config import Settings
-from server.transport.http.connections import BoundedProtocol, Connections
-from server.transport.http.tls import http_tls_context
+from server.transport.http.connections import Connections
+from server.transport.http.protocol import BoundedProtocol
 from server.transport.ports import bound_socket
 
 __all__ = ["HttpServer", "listen_http"]
@@ -26,7 +26,19 @@ FAREWELL_S = 2
 class HttpServer:
     """Serves one application on one socket."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        listener: socket.socket,
+        *,
+        max_connections: int | None = None,
+    ) -> None:
+        """`max_connections` is what the options say unless it is given.
+
+        Raises:
+            ConfigurationError: a TLS file can't be read or used.
+        """
         self._listener = listener
         config = uvicorn.Config(
             app,
@@ -44,10 +56,10 @@ class HttpServer:
             backlog=BACKLOG,
         )
         config.load()
+        bounds = Connections.within(settings, max_connections or settings.http_max_connections)
         config.http_protocol_class = partial(  # type: ignore[assignment]  # it is only ever called
-            BoundedProtocol, bounds=Connections.within(settings)
+            BoundedProtocol, bounds=bounds
         )
-        config.ssl = http_tls_context(settings)
         self._server = _Uvicorn(config)
         self._task: asyncio.Task[None] | None = None
 

@@ -12,7 +12,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.errors import RerankError, shortened
+from server.errors import Draining, RerankError, shortened
 from server.reranker import Reranker
 from server.transport.api_keys import ANYONE, ApiKeys, Caller
 from server.transport.call import Call, CallLog
@@ -77,11 +77,37 @@ class HttpService:
         with self.calls.call(method, request.headers.get("x-request-id")) as call:
             exchange = Exchange(self, request, call)
             try:
-                yield exchange
+                async with _until(self.calls.expired):
+                    yield exchange
             except CallerGone:
                 exchange.abandon()
             except Exception as error:
                 await exchange.fail(error)
+
+
+@asynccontextmanager
+async def _until(expired: asyncio.Event) -> AsyncIterator[None]:
+    """The body of the context is cancelled when the drain's time is over.
+
+    Raises:
+        Draining: that happened.
+    """
+    patience = asyncio.timeout(None)
+
+    async def watch() -> None:
+        await expired.wait()
+        patience.reschedule(0)
+
+    watching = asyncio.create_task(watch())
+    try:
+        async with patience:
+            yield
+    except TimeoutError:
+        if not patience.expired():
+            raise
+        raise Draining("this server is about to stop; ask another one") from None
+    finally:
+        watching.cancel()
 
 
 @dataclass(slots=True)

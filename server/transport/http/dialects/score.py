@@ -57,13 +57,14 @@ class ScoreAnswer(Answer):
 
 
 def _queries(request: ScoreRequest, facts: Facts) -> list[RerankQuery]:
-    left = _texts(request.text_1, request.queries, "text_1", "queries", facts)
-    right = _texts(request.text_2, request.documents, "text_2", "documents", facts)
+    left, left_name = _texts(request.text_1, request.queries, "text_1", "queries", facts)
+    right, right_name = _texts(request.text_2, request.documents, "text_2", "documents", facts)
     if len(left) == 1:
         return [_query(request, left[0], right)]
     if len(left) != len(right):
         raise InvalidRequest(
-            "text_1", f"has {len(left)} texts for {len(right)} of text_2; send one, or as many as there"
+            left_name,
+            f"has {len(left)} texts for {len(right)} of {right_name}; send one, or as many as there",
         )
     return [_query(request, one, [other]) for one, other in zip(left, right, strict=True)]
 
@@ -83,14 +84,15 @@ def _texts(
     name: str,
     plural_name: str,
     facts: Facts,
-) -> Sequence[str]:
+) -> tuple[Sequence[str], str]:
+    """One side of the pairs, and the name under which it was sent."""
     given, given_name = (text, name) if text is not None else (plural, plural_name)
     if given is None:
         raise InvalidRequest(name, f"is missing; send {name}, or {plural_name}")
     texts = [given] if isinstance(given, str) else given
     if not texts:
         raise InvalidRequest(given_name, "is empty; send at least one text")
-    return within_limit(texts, facts, field=given_name)
+    return within_limit(texts, facts, field=given_name), given_name
 
 
 def _render(
