@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from rerank._errors import RerankError
-from rerank._stream import GOODBYE_S, MOST_UNASKED_ANSWERS, Answered, Asked, Broke, Event, Query, SourceEnded
+from rerank._stream import Query
+from rerank._stream_events import GOODBYE_S, Answered, Asked, Broke, Event, SourceEnded, Surplus
 from rerank._translate import served_by
 from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
@@ -40,12 +41,12 @@ class AsyncStream:
         self._accepted = accepted
         self._events = events
         self._explain = explain
-        self._unanswered = 0
+        self._surplus = Surplus()
         self._reader = asyncio.create_task(self._read(), name="rerank-stream-reader")
 
     def send(self, request: wire.RerankStreamRequest) -> None:
         """Queue a request; gRPC takes it as fast as the server reads."""
-        self._unanswered += 1
+        self._surplus.ask()
         self._outgoing.put_nowait(request)
 
     async def finish(self) -> None:
@@ -67,8 +68,7 @@ class AsyncStream:
                 self._accepted.set()
             async for response in self._responses:
                 self._events.put_nowait(Answered(self.generation, response, servers))
-                self._unanswered -= 1
-                if self._unanswered < -MOST_UNASKED_ANSWERS:
+                if self._surplus.answer():
                     self._responses.cancel()  # the session makes an error of these answers
                     break
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as failed:

@@ -114,12 +114,13 @@ class AsyncGrpcTransport:
                     continue
                 try:
                     replies[ended_attempt.position] = tasks[ended_attempt].result()
-                except RerankError as error:
-                    if scatter.failed(ended_attempt, error, time.monotonic()):
+                except RerankError as failed:
+                    if error := scatter.failed(ended_attempt, failed, time.monotonic()):
                         raise plan.locate(ended_attempt.position, error) from None
                 else:
-                    for loser in scatter.succeeded(ended_attempt):
-                        tasks[loser].cancel()
+                    scatter.succeeded(ended_attempt)
+                for abandoned in scatter.abandoned():
+                    tasks[abandoned].cancel()
         finally:
             # Nobody waits for what is still under way, whatever ended the loop.
             for task in tasks.values():
@@ -157,16 +158,18 @@ class AsyncGrpcTransport:
     async def get_model(self, call: Call) -> wire.GetModelResponse:
         """Describe the model."""
         repeats = Repeats(self._settings.retry, self._throttle, ends_at=call.ends_at)
+        sent = 0
         while True:
             try:
                 with self._errors(call):
                     response: wire.GetModelResponse = await self._connected(call).stub.GetModel(
                         wire.GetModelRequest(),
                         timeout=call.remaining_s(),
-                        metadata=call.attempt_metadata(repeats.made),
+                        metadata=call.attempt_metadata(sent),
                     )
             except RerankError as error:
-                again_at = repeats.again_at(error, time.monotonic())
+                sent += 1
+                again_at = repeats.again_at(error, time.monotonic(), sent=sent)
                 if again_at is None:
                     raise
                 await asyncio.sleep(max(0.0, again_at - time.monotonic()))

@@ -9,7 +9,7 @@ RerankError                   code, reason, message, field, request_id, retry_af
 ├── OverloadedError           come back after `retry_after_s`
 ├── DeadlineExceededError     timeout_s passed before the answer came       (also TimeoutError)
 ├── UnavailableError          no server could be reached, or none is ready  (also ConnectionError)
-├── DeviceLostError           the devices of two servers died over this request: don't send it again as it is
+├── DeviceLostError           devices died over this request: don't send it again as it is
 ├── ScoringFailedError        the model failed on these documents; report it
 ├── ProtocolError             the other side does not speak rerank.v1 as agreed
 └── ClientClosedError         the client was closed before or during the call (also RuntimeError)
@@ -151,11 +151,12 @@ class UnavailableError(RerankError, ConnectionError):
 
 
 class DeviceLostError(RerankError):
-    """A device died while it scored this request, and so did that of the next server asked.
+    """A device died while it scored this request, and the next server asked gave no answer either.
 
     The request may be the cause, and would take down one server after the other: it is sent
     to no third one, and should not be sent again before it is known what is unusual in it. It
-    is no UnavailableError, so that code which repeats those leaves it alone.
+    is no UnavailableError, so that code which repeats those leaves it alone. With
+    max_attempts=1, or no time left, one server was asked and no second.
     """
 
     default_code = grpc.StatusCode.UNAVAILABLE

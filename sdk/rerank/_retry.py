@@ -36,6 +36,10 @@ THROTTLE_RATIO = 0.1
 # gRPC spreads its own retries by a fifth to either side; so do the repeats above it.
 JITTER = 0.2
 
+# A shorter pause of gRPC's own can end before gRPC has noted that it began, and then the call
+# stands still until its deadline (grpc#41036).
+LEAST_CHANNEL_BACKOFF_S = 0.01
+
 # gRPC allows no more attempts than this, and silently lowers a greater number.
 MOST_ATTEMPTS = 5
 
@@ -75,8 +79,8 @@ def service_config(retry: RetryPolicy, load_balancing: LoadBalancing) -> str:
     if retry.max_attempts > 1:
         calls["retryPolicy"] = {
             "maxAttempts": retry.max_attempts,
-            "initialBackoff": f"{retry.initial_backoff_s:.3f}s",
-            "maxBackoff": f"{retry.max_backoff_s:.3f}s",
+            "initialBackoff": f"{max(LEAST_CHANNEL_BACKOFF_S, retry.initial_backoff_s):.3f}s",
+            "maxBackoff": f"{max(LEAST_CHANNEL_BACKOFF_S, retry.max_backoff_s):.3f}s",
             "backoffMultiplier": 2,
             "retryableStatusCodes": [code.name for code in RETRYABLE_CODES],
         }

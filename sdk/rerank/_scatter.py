@@ -8,7 +8,7 @@ first, later ones are its hedge and its repeats.
 from collections import deque
 from typing import NamedTuple
 
-from rerank._errors import RerankError
+from rerank._errors import DeviceLostError, RerankError
 from rerank._hedging import HedgeBudget
 from rerank._repeats import Repeats, RepeatThrottle
 from rerank._retry import RetryPolicy
@@ -28,7 +28,10 @@ class Scatter:
     """Sends at most max_in_flight requests at a time until each has an answer.
 
     Drive it so, until `finished`: start what `due` names; wait for one end, at most
-    `wait_s`; report the end to `succeeded` or `failed`.
+    `wait_s`; report the end to `succeeded` or `failed`; cancel what is `abandoned`.
+
+    Once one of them has lost a device, what all have in common may be why. What is under way
+    elsewhere is called back, and the rest is sent one by one, so that at most one more is lost.
     """
 
     def __init__(
@@ -43,12 +46,13 @@ class Scatter:
     ) -> None:
         self._waiting = deque(range(requests))
         self._running: dict[int, set[Attempt]] = {}
-        self._made = [0] * requests
+        self._sent = [0] * requests
+        self._abandoned: set[Attempt] = set()
         self._hedge_at: dict[int, float] = {}
         self._again_at: dict[int, float] = {}
         self._max_in_flight = max_in_flight
         self._throttle = throttle
-        self._repeats = [Repeats(retry, throttle, ends_at=ends_at) for _ in range(requests)]
+        self._repeats = Repeats(retry, throttle, ends_at=ends_at)
         self._hedging = hedging
 
     @property
@@ -84,15 +88,19 @@ class Scatter:
         """Whether anybody still waits for this attempt."""
         return attempt in self._running.get(attempt.position, ())
 
-    def succeeded(self, attempt: Attempt) -> set[Attempt]:
-        """Take an answer; return the attempts at the same request, which are to be cancelled."""
-        self._throttle.succeeded()
-        losers = self._running.pop(attempt.position) - {attempt}
-        self._hedge_at.pop(attempt.position, None)
-        return losers
+    def abandoned(self) -> set[Attempt]:
+        """Return the attempts that nobody waits for any longer, each of them once."""
+        abandoned, self._abandoned = self._abandoned, set()
+        return abandoned
 
-    def failed(self, attempt: Attempt, error: RerankError, now: float) -> bool:
-        """Take a failure; return whether the whole call fails by it.
+    def succeeded(self, attempt: Attempt) -> None:
+        """Take an answer."""
+        self._throttle.succeeded()
+        self._abandoned |= self._running.pop(attempt.position) - {attempt}
+        self._hedge_at.pop(attempt.position, None)
+
+    def failed(self, attempt: Attempt, error: RerankError, now: float) -> RerankError | None:
+        """Take a failure; return the error of the whole call, if it fails by this.
 
         A failure that another server may not share is forgiven while the other attempt
         at the same request is still out, or if the request may be sent again.
@@ -100,17 +108,33 @@ class Scatter:
         position = attempt.position
         others = self._running[position]
         others.discard(attempt)
-        again_at = self._repeats[position].again_at(error, now, others_out=bool(others))
-        if again_at is None:
-            return not (is_retryable(error) and others)
-        self._again_at[position] = again_at
-        # The repeat is the second attempt that the hedge would have been.
-        self._hedge_at.pop(position, None)
-        return False
+        sent = self._sent[position]
+        again_at = self._repeats.again_at(error, now, sent=sent, others_out=bool(others))
+        if again_at is not None:
+            self._again_at[position] = again_at
+            # The repeat is the second attempt that the hedge would have been.
+            self._hedge_at.pop(position, None)
+        elif not (is_retryable(error) and others):
+            return self._repeats.error_to_tell(error)
+        if isinstance(error, DeviceLostError) and not self._call_back_all_but(position):
+            return error
+        return None
+
+    def _call_back_all_but(self, position: int) -> bool:
+        """Go on with this request alone, then with one at a time; return whether that is possible."""
+        called_back = sorted(self._running.keys() - {position})
+        for other in called_back:
+            self._abandoned |= self._running.pop(other)
+            self._again_at.pop(other, None)
+        self._waiting.extendleft(reversed(called_back))
+        self._max_in_flight = 1
+        self._hedging = None
+        self._hedge_at.clear()
+        return all(self._repeats.may_send(self._sent[other]) for other in called_back)
 
     def _attempt(self, position: int) -> Attempt:
-        attempt = Attempt(position, self._made[position])
-        self._made[position] += 1
+        attempt = Attempt(position, self._sent[position])
+        self._sent[position] += 1
         self._running[position].add(attempt)
         return attempt
 

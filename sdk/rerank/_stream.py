@@ -10,45 +10,30 @@ gRPC does not retry a stream that has begun to answer, so this class does: a str
 breaks is opened again for the queries that have no answer yet, and a query that a busy
 server refused is asked again. A query that is out whenever a stream breaks, or that was on a
 device when that died, may be what kills the servers: both are asked a bounded number of times.
+All shards of a query are on one stream and so on one server.
 """
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic
+from typing import Generic
 
 import grpc
 
 from rerank._errors import DeadlineExceededError, DeviceLostError, ProtocolError, RerankError
 from rerank._options import RerankOptions
 from rerank._plan import Plan, Reply, plan
+from rerank._repeats import error_to_tell
 from rerank._results import Ranking
 from rerank._retry import JITTER
 from rerank._settings import Call, ClientSettings
 from rerank._sharding import ShardLimits
+from rerank._stream_events import Answered, Asked, Broke, Event, SourceEnded, Surplus
 from rerank._translate import error_of_message, is_retryable
 from rerank._type_variables import K, T
 from rerank.v1 import rerank_pb2 as wire
 
-__all__ = [
-    "GOODBYE_S",
-    "MOST_UNASKED_ANSWERS",
-    "Answered",
-    "Asked",
-    "Broke",
-    "Outcome",
-    "Query",
-    "SourceEnded",
-    "StreamSession",
-]
-
-
-# How long a finished stream may take to say goodbye before it is cut.
-GOODBYE_S = 1.0
-
-# Answers to nobody's question that a stream may carry before it is given up; without a bound a
-# server could fill the memory of a caller who takes his time between two outcomes.
-MOST_UNASKED_ANSWERS = 16
+__all__ = ["Outcome", "Query", "StreamSession"]
 
 # Ours are shorter. Whatever a server sends instead is not worth converting to a number.
 MOST_ID_CHARACTERS = 40
@@ -66,40 +51,6 @@ class Query(Generic[K, T]):
 Outcome = tuple[K, Ranking[T] | RerankError]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The caller's iterable gave another query."""
-
-    query: Any
-
-
-@dataclass(frozen=True, slots=True)
-class SourceEnded:
-    """The caller's iterable has no more queries, or failed."""
-
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The stream with this generation carried an answer."""
-
-    generation: int
-    response: wire.RerankStreamResponse
-    servers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Broke:
-    """The stream with this generation ended; gracefully, if there is no error."""
-
-    generation: int
-    error: RerankError
-
-
-Event = Asked | SourceEnded | Answered | Broke
-
-
 @dataclass(slots=True)
 class _Open(Generic[K, T]):
     """A query that waits for its answer."""
@@ -109,8 +60,14 @@ class _Open(Generic[K, T]):
     expires_at: float
     replies: dict[int, Reply] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
-    lost: set[int] = field(default_factory=set)
-    """Shards that were on a device when that died."""
+    lost: DeviceLostError | None = None
+    """Told when shards of it were on a device when that died."""
+    lost_on: int = -1
+    """The generation of the stream that told so; all that it tells is about one device."""
+
+    def lost_before(self, generation: int) -> bool:
+        """Whether an earlier stream has told that a device was lost."""
+        return self.lost is not None and self.lost_on != generation
 
 
 Part = tuple[int, int]
@@ -145,7 +102,7 @@ class StreamSession(Generic[K, T]):
         self._leave_at: float | None = None
         self._breaks_in_a_row = 0
         self._answered_here = False
-        self._unanswered_here = 0
+        self._surplus = Surplus()
 
     @property
     def finished(self) -> bool:
@@ -160,7 +117,7 @@ class StreamSession(Generic[K, T]):
         for part in parts:
             del self._unsent[part]
             self._sent.add(part)
-        self._unanswered_here += len(parts)
+        self._surplus.ask(len(parts))
         return [
             wire.RerankStreamRequest(id=f"{number}.{shard}", request=self._open[number].plan.requests[shard])
             for number, shard in parts
@@ -230,8 +187,7 @@ class StreamSession(Generic[K, T]):
     def _answer(
         self, response: wire.RerankStreamResponse, servers: tuple[str, ...], now: float
     ) -> list[Outcome[K, T]]:
-        self._unanswered_here -= 1
-        if self._unanswered_here < -MOST_UNASKED_ANSWERS:
+        if self._surplus.answer():
             raise ProtocolError(
                 f"{self._settings.target} answers what was never asked on this stream",
                 request_id=self.call.request_id,
@@ -253,7 +209,7 @@ class StreamSession(Generic[K, T]):
         error = error_of_message(response.error, self._settings, self.call, servers=servers)
         if self._try_again(part, error, now):
             return []
-        return [self._close(number, query.plan.locate(shard, error))]
+        return [self._close(number, query.plan.locate(shard, error_to_tell(error, query.lost)))]
 
     def _merge(self, query: _Open[K, T]) -> Ranking[T] | RerankError:
         replies = [query.replies[shard] for shard in range(len(query.plan.requests))]
@@ -269,9 +225,9 @@ class StreamSession(Generic[K, T]):
         if not is_retryable(error) or attempts >= retry.max_attempts:
             return False
         if isinstance(error, DeviceLostError):
-            if shard in query.lost:
+            if query.lost_before(self.generation):
                 return False
-            query.lost.add(shard)
+            query.lost, query.lost_on = error, self.generation
             # Spread out, as in `_repeats.py`: the guilty one should meet the others no more.
             at = now + self._spread(retry.initial_backoff_s, retry.max_backoff_s)
         else:
@@ -300,7 +256,9 @@ class StreamSession(Generic[K, T]):
         worth_it = self._answered_here or is_retryable(error)
         if not worth_it or self._breaks_in_a_row >= self._settings.retry.max_attempts:
             raise error
-        outcomes = [self._close(number, error) for number in self._suspects()]
+        outcomes = [
+            self._close(number, error_to_tell(error, self._open[number].lost)) for number in self._suspects()
+        ]
         self._resend_all(now + self._backoff_s(self._breaks_in_a_row))
         return outcomes
 
@@ -310,7 +268,7 @@ class StreamSession(Generic[K, T]):
         for number, shard in self._sent:
             query = self._open[number]
             breaks = query.attempts[shard] = query.attempts.get(shard, 0) + 1
-            if breaks >= self._settings.retry.max_attempts or shard in query.lost:
+            if breaks >= self._settings.retry.max_attempts or query.lost_before(self.generation):
                 suspects.add(number)
         return suspects
 
@@ -322,7 +280,7 @@ class StreamSession(Generic[K, T]):
     def _new_generation(self) -> None:
         self.generation += 1
         self._answered_here = False
-        self._unanswered_here = 0
+        self._surplus = Surplus()
         self._leave_at = None
 
     def _close(self, number: int, outcome: Ranking[T] | RerankError) -> Outcome[K, T]:

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from rerank._errors import RerankError
-from rerank._stream import GOODBYE_S, MOST_UNASKED_ANSWERS, Answered, Asked, Broke, Event, SourceEnded
+from rerank._stream_events import GOODBYE_S, Answered, Asked, Broke, Event, SourceEnded, Surplus
 from rerank._translate import served_by
 from rerank.v1 import rerank_pb2 as wire
 
@@ -33,13 +33,13 @@ class ThreadedStream:
         self._outgoing = outgoing
         self._events = events
         self._explain = explain
-        self._unanswered = 0
+        self._surplus = Surplus()
         self._reader = threading.Thread(target=self._read, name="rerank-stream-reader", daemon=True)
         self._reader.start()
 
     def send(self, request: wire.RerankStreamRequest) -> None:
         """Queue a request; gRPC takes it as fast as the server reads."""
-        self._unanswered += 1
+        self._surplus.ask()
         self._outgoing.put(request)
 
     def finish(self) -> None:
@@ -57,8 +57,7 @@ class ThreadedStream:
             for response in self._responses:
                 servers = served_by(self._responses.initial_metadata())
                 self._events.put(Answered(self.generation, response, servers))
-                self._unanswered -= 1
-                if self._unanswered < -MOST_UNASKED_ANSWERS:
+                if self._surplus.answer():
                     self._responses.cancel()  # the session makes an error of these answers
                     break
             error = self._explain(None)

@@ -102,12 +102,11 @@ class GrpcTransport:
                 if future.code() is grpc.StatusCode.OK:
                     servers = served_by(future.trailing_metadata()) or served_by(future.initial_metadata())
                     replies[attempt.position] = Reply(future.result(), servers)
-                    for loser in scatter.succeeded(attempt):
-                        futures[loser].cancel()
-                    continue
-                error = self._error(future, call)
-                if scatter.failed(attempt, error, time.monotonic()):
+                    scatter.succeeded(attempt)
+                elif error := scatter.failed(attempt, self._error(future, call), time.monotonic()):
                     raise plan.locate(attempt.position, error)
+                for abandoned in scatter.abandoned():
+                    futures[abandoned].cancel()
         finally:
             # Nobody waits for what is still under way, whatever ended the loop.
             for future in futures.values():
@@ -180,14 +179,16 @@ class GrpcTransport:
     def _until_answered(self, send: Callable[[tuple[tuple[str, str], ...]], A], call: Call) -> A:
         """Call `send` with the headers of each attempt, until it returns or must not be repeated."""
         repeats = Repeats(self._settings.retry, self._throttle, ends_at=call.ends_at)
+        sent = 0
         while True:
             try:
                 with self._errors(call):
-                    answer = send(call.attempt_metadata(repeats.made))
+                    answer = send(call.attempt_metadata(sent))
             except RerankError as error:
-                again_at = repeats.again_at(error, time.monotonic())
+                sent += 1
+                again_at = repeats.again_at(error, time.monotonic(), sent=sent)
                 if again_at is None:
-                    raise
+                    raise repeats.error_to_tell(error) from None
                 self._closing.wait(max(0.0, again_at - time.monotonic()))
             else:
                 self._throttle.succeeded()

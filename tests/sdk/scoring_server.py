@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from rerank.v1 import rerank_pb2 as wire
 from rerank.v1 import rerank_pb2_grpc
 
-__all__ = ["Fail", "Hang", "ScoringServer", "Seen", "logit_of", "unscripted_answer"]
+__all__ = ["Fail", "Hang", "ScoringServer", "Seen", "Step", "logit_of", "unscripted_answer"]
 
 # So few that ties are common, and so large that different ones round to the same score.
 LOGITS = (-60.0, -3.25, -0.0, 0.5, 0.5000000596046448, 7.125, 40.0, 41.0)

@@ -6,6 +6,7 @@ import grpc
 import pytest
 from rerank import ClientClosedError, Query, Ranking, RerankClient, RerankError, RetryPolicy, UnavailableError
 from rerank._broken import is_broken_connection
+from rerank._repeats import MOST_SENDINGS
 from rerank.v1 import rerank_pb2 as wire
 
 from tests.sdk.scoring_server import Fail, ScoringServer
@@ -115,6 +116,23 @@ def test_each_attempt_tells_its_number(connect: Connect, server: ScoringServer) 
     server.script = [Fail(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")] * 2
     connect(server.target, retry=RetryPolicy(initial_backoff_s=0.001)).rerank("query", ["a"])
     assert [seen.metadata["rerank-attempt"] for seen in server.seen] == ["0", "1", "2"]
+
+
+def test_repeats_of_both_kinds_are_bounded_together(connect: Connect, server: ScoringServer) -> None:
+    """A server that is busy for gRPC's attempts and then breaks gets three times the policy's attempts."""
+
+    def worst(request: wire.RerankRequest, context: grpc.ServicerContext) -> wire.RerankResponse:
+        previous = dict(context.invocation_metadata()).get("grpc-previous-rpc-attempts", "0")
+        busy = int(previous) < RetryPolicy().max_attempts - 1
+        code = grpc.StatusCode.UNAVAILABLE if busy else grpc.StatusCode.INTERNAL
+        context.abort(code, "Received RST_STREAM with error code 2")
+        raise AssertionError
+
+    server.script = [worst] * 50
+    client = connect(server.target, retry=RetryPolicy(initial_backoff_s=0.001, max_backoff_s=0.01))
+    with pytest.raises(UnavailableError, match="broke before the answer was complete"):
+        client.rerank("query", ["a"])
+    assert len(server.seen) == MOST_SENDINGS * RetryPolicy().max_attempts == 12
 
 
 def test_get_model_is_repeated_too(client: Twin, server: ScoringServer) -> None:

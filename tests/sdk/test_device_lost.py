@@ -6,10 +6,15 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rerank import DeviceLostError, HedgePolicy, Query, Ranking, RetryPolicy
+from rerank._hedging import HedgeBudget
+from rerank._repeats import RepeatThrottle
+from rerank._scatter import Attempt, Scatter
 from rerank.v1 import rerank_pb2 as wire
 
-from tests.sdk.scoring_server import Fail, ScoringServer, unscripted_answer
+from tests.sdk.scoring_server import Fail, Hang, ScoringServer, Step, unscripted_answer
 from tests.sdk.twins import Connect, Twin
 
 Requests = Iterator[wire.RerankStreamRequest]
@@ -19,6 +24,8 @@ TOLD = wire.Error(code=14, reason="DEVICE_LOST", message="the device died while 
 # What servers send to whoever counts attempts.
 LOST = Fail(grpc.StatusCode.UNAVAILABLE, error=TOLD, pushback_ms=-1)
 QUICK = RetryPolicy(initial_backoff_s=0.001, max_backoff_s=0.05)
+# Eight requests.
+DOCUMENTS = [str(number) for number in range(1000)]
 
 
 def lost(item: wire.RerankStreamRequest) -> wire.RerankStreamResponse:
@@ -84,11 +91,127 @@ def test_a_repeat_is_not_hedged(connect: Connect, server: ScoringServer) -> None
     assert len(server.seen) == 2
 
 
-def test_of_a_call_in_parts_only_the_lost_part_is_repeated(client: Twin, server: ScoringServer) -> None:
-    """The other parts go on, and their answers are kept."""
-    server.script = [LOST]
-    assert len(client.rerank("query", [str(number) for number in range(500)])) == 500
-    assert len(server.seen) == 5
+def test_a_call_that_finds_no_second_server_tells_of_the_device(client: Twin, server: ScoringServer) -> None:
+    """Whoever repeats UnavailableErrors would send what killed a device to a third one."""
+    server.script = [LOST, *[Fail(grpc.StatusCode.UNAVAILABLE)] * 9]
+    with pytest.raises(DeviceLostError, match="may be the cause"):
+        client.rerank("query", ["a"])
+
+
+class Parts:
+    """Steps for the parts of a long list, all under way when the first of them loses its device."""
+
+    def __init__(self, parts: int) -> None:
+        self.hangs = [Hang() for _ in range(parts - 1)]
+        self.all_out = threading.Barrier(parts)
+        self.running = 0
+        self.most_running = 0
+        self._lock = threading.Lock()
+
+    def steps(self) -> list[Step]:
+        return [self._lose, *map(self._hold, self.hangs)]
+
+    def answer(self, request: wire.RerankRequest, context: grpc.ServicerContext) -> wire.RerankResponse:
+        """Count how many are asked at once."""
+        with self._lock:
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+        threading.Event().wait(0.05)
+        with self._lock:
+            self.running -= 1
+        return unscripted_answer(request)
+
+    def _lose(self, request: wire.RerankRequest, context: grpc.ServicerContext) -> wire.RerankResponse:
+        self.all_out.wait(timeout=20)
+        LOST.abort(context, "gpu-0")
+        raise AssertionError
+
+    def _hold(self, hang: Hang) -> Step:
+        def step(request: wire.RerankRequest, context: grpc.ServicerContext) -> wire.RerankResponse:
+            self.all_out.wait(timeout=20)
+            return hang(request, context)
+
+        return step
+
+
+def test_parts_that_lost_their_devices_together_are_one_loss(connect: Connect, server: ScoringServer) -> None:
+    """However many parts were under way, one further request is sent in all."""
+    all_out = threading.Barrier(8)
+
+    def lost_together(request: wire.RerankRequest, context: grpc.ServicerContext) -> wire.RerankResponse:
+        all_out.wait(timeout=20)
+        LOST.abort(context, "gpu-0")
+        raise AssertionError
+
+    server.script = [*[lost_together] * 8, *[LOST] * 20]
+    client = connect(server.target, retry=RetryPolicy(initial_backoff_s=0.1, max_backoff_s=0.1))
+    with pytest.raises(DeviceLostError, match="may be the cause"):
+        client.rerank("query", DOCUMENTS, timeout_s=30)
+    assert len(server.seen) == 8 + 1
+
+
+def test_parts_called_back_are_sent_one_by_one(connect: Connect, server: ScoringServer) -> None:
+    """An innocent call gets its whole ranking, and never more than one device has it again."""
+    parts = Parts(8)
+    server.script = [*parts.steps(), *[parts.answer] * 8]
+    ranking = connect(server.target, retry=QUICK).rerank("query", DOCUMENTS, timeout_s=30)
+    assert sorted(ranking.documents) == sorted(DOCUMENTS)
+    assert all(hang.cancelled.is_set() for hang in parts.hangs)
+    assert parts.most_running == 1
+    assert len(server.seen) == 8 + 8
+
+
+def test_parts_that_were_answered_before_a_loss_are_kept(connect: Connect, server: ScoringServer) -> None:
+    """Only what was under way is asked again."""
+    server.script = [lambda request, _: unscripted_answer(request), LOST]
+    client = connect(server.target, retry=QUICK, max_in_flight=1)
+    assert len(client.rerank("query", DOCUMENTS)) == 1000
+    assert len(server.seen) == 8 + 1
+
+
+@given(
+    requests=st.integers(1, 12),
+    max_in_flight=st.integers(1, 5),
+    hedged=st.booleans(),
+    choices=st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), min_size=100, max_size=100),
+)
+def test_no_call_knowingly_loses_a_third_device(
+    requests: int, max_in_flight: int, hedged: bool, choices: list[tuple[int, bool]]
+) -> None:
+    """After a loss one attempt is under way at a time, but for a hedge, and the second loss ends the call."""
+    scatter = Scatter(
+        requests,
+        max_in_flight=max_in_flight,
+        retry=RetryPolicy(),
+        throttle=RepeatThrottle(),
+        ends_at=1e9,
+        hedging=HedgeBudget(HedgePolicy(delay_s=0.0, budget=1.0)) if hedged else None,
+    )
+    chosen = iter(choices)
+    running: set[Attempt] = set()
+    losses, now = 0, 0.0
+    while not scatter.finished:
+        running.update(scatter.due(now))
+        if losses:
+            assert len({attempt.position for attempt in running}) <= 1
+        if not running:
+            now += scatter.wait_s(now) or 0.0
+            continue
+        which, dies = next(chosen, (0, False))
+        attempt = sorted(running)[which % len(running)]
+        running.discard(attempt)
+        if dies:
+            losses += 1
+            assert losses <= 2
+            error = scatter.failed(attempt, DeviceLostError("lost"), now)
+            assert (error is not None) == (losses == 2)
+            if error:
+                return
+        else:
+            scatter.succeeded(attempt)
+        running -= scatter.abandoned()
+        assert all(map(scatter.is_running, running))
+    assert not running
 
 
 def test_a_query_of_a_stream_is_asked_twice_at_most(client: Twin, server: ScoringServer) -> None:

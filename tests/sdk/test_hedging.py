@@ -92,7 +92,8 @@ def test_every_request_gets_an_answer_within_bounds(
         if choice % 3 == 1 and hedged:
             assert not scatter.failed(attempt, UnavailableError("gone"), now)
             continue
-        losers = scatter.succeeded(attempt)
+        scatter.succeeded(attempt)
+        losers = scatter.abandoned()
         assert losers == {other for other in running if other.position == attempt.position}
         running -= losers
         answered.append(attempt.position)

@@ -63,6 +63,17 @@ def test_the_number_of_attempts_is_the_policys(
     assert len(server.seen) == attempts
 
 
+@pytest.mark.parametrize("backoff_s", [0.0001, 0.001])
+def test_the_shortest_backoff_stalls_no_call(
+    connect: Connect, server: ScoringServer, backoff_s: float
+) -> None:
+    """However short the pauses of a policy, calls go on after them."""
+    client = connect(server.target, retry=RetryPolicy(initial_backoff_s=backoff_s, max_backoff_s=backoff_s))
+    for _ in range(10):
+        server.script = [UNAVAILABLE] * 2
+        assert len(client.rerank("query", ["a"], timeout_s=5)) == 1
+
+
 def test_pushback_is_honoured(client: Twin, server: ScoringServer) -> None:
     """A server that says when to come back is left alone until then."""
     arrived: list[float] = []

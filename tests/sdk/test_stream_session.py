@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rerank import (
     DeadlineExceededError,
+    DeviceLostError,
     OverloadedError,
     ProtocolError,
     Query,
@@ -17,7 +18,8 @@ from rerank import (
     UnavailableError,
 )
 from rerank._settings import ClientSettings, begin_call, client_settings
-from rerank._stream import Answered, Asked, Broke, Event, SourceEnded, StreamSession
+from rerank._stream import StreamSession
+from rerank._stream_events import Answered, Asked, Broke, Event, SourceEnded
 from rerank.v1 import rerank_pb2 as wire
 
 from tests.sdk.scoring_server import unscripted_answer
@@ -165,7 +167,21 @@ def test_a_break_ends_a_query_that_has_lost_a_device() -> None:
     assert session.handle(Answered(0, refused(item, "DEVICE_LOST", 14)), 0.0) == []
     [item] = session.due(100.0)
     [(_, outcome)] = session.handle(Broke(session.generation, UnavailableError("broken")), 100.0)
-    assert isinstance(outcome, UnavailableError)
+    assert isinstance(outcome, DeviceLostError)
+
+
+def test_all_shards_of_a_query_lose_two_devices_at_most() -> None:
+    """What one stream tells of several shards is one loss; any shard's on the next stream is the second."""
+    session = new_session(max_request_documents=1)
+    session.handle(Asked(Query("deadly", "q", ["a", "b", "c"])), 0.0)
+    first, second, _ = session.due(0.0)
+    assert session.handle(Answered(0, refused(first, "DEVICE_LOST", 14)), 0.0) == []
+    assert session.handle(Answered(0, refused(second, "DEVICE_LOST", 14)), 0.0) == []
+    never_lost = session.due(100.0)[-1]
+    assert session.generation == 1
+    [(_, outcome)] = session.handle(Answered(1, refused(never_lost, "DEVICE_LOST", 14)), 100.0)
+    assert isinstance(outcome, DeviceLostError)
+    assert session.due(200.0) == []
 
 
 def test_answers_that_nobody_asked_for_end_the_call() -> None:

@@ -23,6 +23,8 @@ POISON = "simulate_lost"
 MOST_SERVERS_LOST = 2
 EXIT_DEVICE_LOST = 70
 TIMEOUT_S = 20.0
+# Eight requests.
+LONG_LIST = [f"document {number}" for number in range(1000)]
 HONEST_LOAD = LoadOptions(calls_per_s=30)
 
 
@@ -50,6 +52,14 @@ def by_the_hedging_sdk(fleet: ChaosFleet) -> None:
                 await client.rerank("query", ["honest", POISON])
 
     asyncio.run(ask())
+
+
+def by_the_sdk_part_after_part(fleet: ChaosFleet) -> None:
+    with (
+        RerankClient(fleet.nginx.address, tls=fleet.tls, timeout_s=TIMEOUT_S, max_in_flight=1) as client,
+        pytest.raises(DeviceLostError),
+    ):
+        client.rerank(POISON, LONG_LIST)
 
 
 def by_a_stream(fleet: ChaosFleet) -> None:
@@ -90,7 +100,10 @@ def devices_lost(server: FleetServer) -> int:
     return server.log.read_text().count("device lost; exiting")
 
 
-@pytest.mark.parametrize("ask", [by_the_sdk, by_the_hedging_sdk, by_a_stream, by_grpc_alone, by_http])
+@pytest.mark.parametrize(
+    "ask",
+    [by_the_sdk, by_the_hedging_sdk, by_the_sdk_part_after_part, by_a_stream, by_grpc_alone, by_http],
+)
 def test_a_poisonous_request_loses_two_servers_at_most(
     fleet: ChaosFleet, ask: Callable[[ChaosFleet], None]
 ) -> None:
@@ -109,3 +122,21 @@ def test_a_poisonous_request_loses_two_servers_at_most(
     assert 1 <= len(lost) <= MOST_SERVERS_LOST
     assert not load.tally.failed, load.tally.describe_errors()
     assert not load.tally.wrong
+
+
+@pytest.mark.parametrize("hedge", [None, HedgePolicy(delay_s=0.001, budget=1.0)], ids=["plain", "hedged"])
+def test_a_poisonous_query_of_a_long_list_is_no_unavailable_error(
+    fleet: ChaosFleet, hedge: HedgePolicy | None
+) -> None:
+    """Its parts may be on every device at once; but its caller learns that it may be the cause."""
+    fleet.forget_the_past()
+    before = {server: devices_lost(server) for server in fleet.servers}
+    with (
+        RerankClient(fleet.nginx.address, tls=fleet.tls, timeout_s=TIMEOUT_S, hedge=hedge) as client,
+        pytest.raises(DeviceLostError, match="this request may be the cause"),
+    ):
+        client.rerank(POISON, LONG_LIST)
+    for server in fleet.servers:
+        if devices_lost(server) > before[server]:
+            assert server.process.wait(30) == EXIT_DEVICE_LOST
+            server.restart()
