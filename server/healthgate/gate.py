@@ -64,10 +64,14 @@ class Gate:
                 await self.step()
                 await asyncio.sleep(max(0.0, self._options.interval_s - (time.monotonic() - started_s)))
         finally:
-            for task in self._asking.values():
-                task.cancel()
-            for probe in self._probes.values():
-                await probe.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Hang up on everybody."""
+        for task in self._asking.values():
+            task.cancel()
+        for probe in self._probes.values():
+            await probe.close()
 
     async def step(self) -> None:
         """One round. A slow server delays its own answer and nobody else's."""

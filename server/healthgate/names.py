@@ -77,8 +77,7 @@ class Names:
 
     async def wait(self, timeout_s: float) -> None:
         """Return when a lookup that is under way has ended, there is none, or the time is over."""
-        lookups = [name.lookup for name in self._names.values() if name.lookup is not None]
-        if lookups:
+        if lookups := self._under_way():
             await asyncio.wait(lookups, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
     async def settle(self, listed: Sequence[str], timeout_s: float) -> None:
@@ -92,6 +91,10 @@ class Names:
             await self.wait(left_s)
             self.endpoints(listed, time.monotonic())
 
+    def _under_way(self) -> "list[asyncio.Future[_Outcome]]":
+        lookups = (name.lookup for name in self._names.values())
+        return [lookup for lookup in lookups if lookup is not None and not lookup.done()]
+
     def _take_outcomes(self, now_s: float) -> None:
         for address, name in self._names.items():
             if name.lookup is not None and name.lookup.done():
@@ -99,11 +102,11 @@ class Names:
                 name.lookup, name.next_s = None, now_s + LOOKUP_INTERVAL_S
 
     def _start_lookups(self, now_s: float) -> None:
-        under_way = sum(name.lookup is not None for name in self._names.values())
+        free = MAX_LOOKUPS - len(self._under_way())
         due = [address for address, name in self._names.items() if not name.lookup and name.next_s <= now_s]
         # Who has waited longest comes first: where lookups are slow, the last of a long list would starve.
         due.sort(key=lambda address: self._names[address].next_s)
-        for address in due[: MAX_LOOKUPS - under_way]:
+        for address in due[: max(0, free)]:
             self._names[address].lookup = _in_background(partial(self._lookup, *split(address)[:2]))
 
     def _take(self, address: str, name: _Name, outcome: _Outcome) -> None:

@@ -185,7 +185,11 @@ def test_nginx_adds_little_time_and_reuses_its_connections(
 
 
 def _quick_ms(connection: http.client.HTTPConnection, calls: int = 100) -> float:
-    """A quarter of the calls are faster: a busy machine delays some, a wait in the way delays all."""
+    """A quarter of the calls are faster than this, in ms.
+
+    Not the median: other work on the machine delays some calls, while what is looked for, a wait
+    within Nginx, would delay every call.
+    """
     times_s = []
     connection.connect()
     connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
