@@ -32,15 +32,18 @@ def end_orphans(pid_file: Path) -> list[int]:
         return []
     if _state(master) not in {"", "Z"}:
         return []
-    orphans = _workers_of(master)
+    found: set[int] = set()
     for number in (signal.SIGQUIT, signal.SIGKILL):
+        # Looked for again: the number of one that has ended may be somebody else's by now.
+        orphans = _workers_of(master)
+        found.update(orphans)
         for pid in orphans:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         give_up_s = time.monotonic() + PATIENCE_S
         while _workers_of(master) and time.monotonic() < give_up_s:
             time.sleep(POLL_INTERVAL_S)
-    return orphans
+    return sorted(found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,7 +67,10 @@ def foreground() -> str:
 
 
 def _workers_of(master: int) -> list[int]:
-    """Nginx's workers in the process group of `master`, which a supervisor makes for it alone."""
+    """Nginx's workers in the process group of `master`, which a supervisor makes for it alone.
+
+    While one of them lives, the group does, and no other process or group gets its number.
+    """
     found = []
     for folder in PROC.glob("[0-9]*"):
         pid = int(folder.name)

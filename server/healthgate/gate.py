@@ -19,6 +19,9 @@ from server.healthgate.rotation import Answer, Rotation, RotationPolicy
 
 __all__ = ["Gate", "GateOptions"]
 
+# Of a gate that starts: a name that it doesn't know yet would take its healthy server out.
+FIRST_LOOKUPS_S = 30.0
+
 _log = structlog.get_logger("rerank.healthgate")
 
 
@@ -40,10 +43,11 @@ class GateOptions:
 class Gate:
     """Keeps Nginx's members to the servers that serve."""
 
-    def __init__(self, options: GateOptions) -> None:
+    def __init__(self, options: GateOptions, names: Names | None = None) -> None:
         self._options = options
         self._rotation = Rotation(options.policy)
-        self._names = Names()
+        self._names = names or Names()
+        self._names_settled = False
         self._nginx = Nginx(options.upstream_file, options.nginx_pid_file)
         self._listed: list[str] = list(dict.fromkeys(options.servers))
         self._complaint = ""
@@ -60,10 +64,14 @@ class Gate:
                 await self.step()
                 await asyncio.sleep(max(0.0, self._options.interval_s - (time.monotonic() - started_s)))
         finally:
-            for task in self._asking.values():
-                task.cancel()
-            for probe in self._probes.values():
-                await probe.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Hang up on everybody."""
+        for task in self._asking.values():
+            task.cancel()
+        for probe in self._probes.values():
+            await probe.close()
 
     async def step(self) -> None:
         """One round. A slow server delays its own answer and nobody else's."""
@@ -71,7 +79,10 @@ class Gate:
         # Before the first answers nothing is known, and nothing should change.
         patience_s = self._options.timeout_s * 2 if first_round else self._options.interval_s
         self._read_list()
-        await self._follow_servers(patience_s if first_round else 0.0)
+        if self._listed and not self._names_settled:
+            await self._names.settle(self._listed, FIRST_LOOKUPS_S)
+            self._names_settled = True
+        await self._follow_servers()
         for address, probe in self._probes.items():
             if address not in self._asking:
                 self._asking[address] = asyncio.create_task(probe.check())
@@ -84,11 +95,8 @@ class Gate:
                 del self._asking[address]
         self._tell_nginx(now_s)
 
-    async def _follow_servers(self, patience_s: float) -> None:
+    async def _follow_servers(self) -> None:
         found = self._names.endpoints(self._listed, time.monotonic())
-        if patience_s:
-            await self._names.wait(patience_s)
-            found = self._names.endpoints(self._listed, time.monotonic())
         endpoints = dict(itertools.islice(found.items(), MAX_SERVERS))
         if list(self._probes) == list(endpoints):
             return
@@ -114,11 +122,15 @@ class Gate:
             complaint = f"no addresses of servers: {', '.join(wrong[:3])}" if wrong else ""
         except ConfigurationError as error:
             addresses, complaint = [], str(error)
-        # Without an old list what makes sense of the new one is better than to watch nobody.
+        if self._listed:
+            remedy = "the old one stays"
+        else:
+            # What makes sense of the new one is better than to watch nobody.
+            remedy = "its good lines are taken" if addresses else "nobody is watched"
         if addresses and (not complaint or not self._listed):
             self._listed = addresses
         if complaint and complaint != self._complaint:
-            _log.error("list of servers is wrong; the old one stays", reason=complaint)
+            _log.error(f"list of servers is wrong; {remedy}", reason=complaint)
         self._complaint = complaint
 
     def _tell_nginx(self, now_s: float) -> None:

@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -43,6 +45,8 @@ def resolve(host: str, port: int) -> list[str]:
 class _Name:
     addresses: list[str] = field(default_factory=list)
     lookup: "asyncio.Future[_Outcome] | None" = None
+    has_outcome: bool = False
+    """Whether it has resolved, or failed to, since it was listed."""
     next_s: float = 0.0
     complaint: str = ""
 
@@ -62,31 +66,51 @@ class Names:
         self._names = {
             address: self._names.get(address) or _Name() for address in listed if split(address)[2]
         }
+        self._take_outcomes(now_s)
+        self._start_lookups(now_s)
         found: dict[str, str] = {}
         for address in listed:
             name = self._names.get(address)
-            if name is not None:
-                self._follow(address, name, now_s)
             for endpoint in [address] if name is None else name.addresses:
                 found.setdefault(endpoint, split(address)[0])
         return found
 
     async def wait(self, timeout_s: float) -> None:
-        """Return when all lookups that are under way have ended, or the time is over."""
-        lookups = [name.lookup for name in self._names.values() if name.lookup is not None]
-        if lookups:
-            await asyncio.wait(lookups, timeout=timeout_s)
+        """Return when a lookup that is under way has ended, there is none, or the time is over."""
+        if lookups := self._under_way():
+            await asyncio.wait(lookups, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
-    def _follow(self, address: str, name: _Name, now_s: float) -> None:
-        if name.lookup is not None and name.lookup.done():
-            self._take(address, name, name.lookup.result())
-            name.lookup, name.next_s = None, now_s + LOOKUP_INTERVAL_S
-        under_way = sum(other.lookup is not None for other in self._names.values())
-        if name.lookup is None and now_s >= name.next_s and under_way < MAX_LOOKUPS:
-            host, port, _ = split(address)
-            name.lookup = _in_background(lambda: self._lookup(host, port))
+    async def settle(self, listed: Sequence[str], timeout_s: float) -> None:
+        """Return when each name of the list has resolved or failed once, or the time is over."""
+        give_up_s = time.monotonic() + timeout_s
+        self.endpoints(listed, time.monotonic())
+        while not all(name.has_outcome for name in self._names.values()):
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0:
+                return
+            await self.wait(left_s)
+            self.endpoints(listed, time.monotonic())
+
+    def _under_way(self) -> "list[asyncio.Future[_Outcome]]":
+        lookups = (name.lookup for name in self._names.values())
+        return [lookup for lookup in lookups if lookup is not None and not lookup.done()]
+
+    def _take_outcomes(self, now_s: float) -> None:
+        for address, name in self._names.items():
+            if name.lookup is not None and name.lookup.done():
+                self._take(address, name, name.lookup.result())
+                name.lookup, name.next_s = None, now_s + LOOKUP_INTERVAL_S
+
+    def _start_lookups(self, now_s: float) -> None:
+        free = MAX_LOOKUPS - len(self._under_way())
+        due = [address for address, name in self._names.items() if not name.lookup and name.next_s <= now_s]
+        # Who has waited longest comes first: where lookups are slow, the last of a long list would starve.
+        due.sort(key=lambda address: self._names[address].next_s)
+        for address in due[: max(0, free)]:
+            self._names[address].lookup = _in_background(partial(self._lookup, *split(address)[:2]))
 
     def _take(self, address: str, name: _Name, outcome: _Outcome) -> None:
+        name.has_outcome = True
         if isinstance(outcome, list) and outcome:
             if outcome != name.addresses:
                 _log.info("resolved", server=address, addresses=outcome)

@@ -40,16 +40,19 @@ class Nginx:
         self._reloaded_s = 0.0
         self._not_before_s = 0.0
         self._retry_s = FIRST_RETRY_S
-        self._reload_pending = False
+        # A predecessor may have ended between writing the file and the reload.
+        self._reload_pending = True
         self._complaint = ""
 
     def tell(self, members: Mapping[str, str], now_s: float) -> None:
         """Have Nginx use these members (address: why it is out, or ""); call it again and again."""
         if self._old_workers is not None and not self._outcome(self._old_workers, now_s):
             return
+        if now_s < self._not_before_s:
+            return
         text = members_text(members)
         try:
-            if now_s >= self._not_before_s and _directives(text) != _directives(self._on_disk()):
+            if _directives(text) != _directives(self._on_disk()):
                 self._write(text)
                 self._reload_pending = True
             if self._reload_pending:
@@ -75,7 +78,7 @@ class Nginx:
         if not refused:
             self._accepted()
             return True
-        self._not_before_s = now_s + self._retry_s
+        self._not_before_s, self._reload_pending = now_s + self._retry_s, True
         self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
         self._complain(
             "nginx refuses its configuration and keeps the members it had; trying again",
@@ -153,7 +156,7 @@ def _master(pid_file: Path) -> int:
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"--nginx-pid-file {pid_file}: {error}") from None
     with contextlib.suppress(OSError):
-        if b"master process" not in PROC.joinpath(str(pid), "cmdline").read_bytes():
+        if not PROC.joinpath(str(pid), "cmdline").read_bytes().startswith(b"nginx: master process"):
             raise ConfigurationError(f"--nginx-pid-file {pid_file}: process {pid} is not Nginx's master")
     return pid
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from server.healthgate.names import LOOKUP_INTERVAL_S, Names, resolve
+from server.healthgate.names import LOOKUP_INTERVAL_S, MAX_LOOKUPS, Names, resolve
 
 
 class Dns:
@@ -65,6 +65,18 @@ async def test_a_slow_lookup_delays_nobody(dns: Dns) -> None:
     dns.hold.set()
     await names.wait(10)
     assert list(names.endpoints(listed, 60.0)) == ["10.0.0.9:1", "10.0.0.1:1"]
+
+
+async def test_slow_lookups_starve_nobody(dns: Dns) -> None:
+    """A name that has waited longer goes before those of the list's head that are due again."""
+    names, listed = Names(dns.lookup), [f"name-{number}:1" for number in range(100)]
+    dns.zone = {f"name-{number}": [f"10.0.0.{number}"] for number in range(100)}
+    found: dict[str, str] = {}
+    for turn in range(5):
+        found = names.endpoints(listed, turn * LOOKUP_INTERVAL_S)
+        for _ in range(MAX_LOOKUPS):
+            await names.wait(10)
+    assert len(found) == 100
 
 
 async def test_many_silent_names_are_looked_up_a_few_at_a_time(dns: Dns) -> None:

@@ -1,5 +1,6 @@
 """What the gate writes for Nginx, and whom it signals."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,13 +34,15 @@ def test_a_pid_file_without_a_process_is_an_error(tmp_path: Path, content: str) 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_process_that_is_not_nginx_gets_no_signal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("title", ["sleep", "php-fpm: master process (/etc/php/php-fpm.conf)"])
+def test_a_process_that_is_not_nginx_gets_no_signal(tmp_path: Path, title: str) -> None:
     """The pid file of an Nginx that was killed stays behind, and its number may be somebody else's now."""
     pid_file = tmp_path / "nginx.pid"
-    with subprocess.Popen(["sleep", "60"]) as bystander:
+    with subprocess.Popen([title, "60"], executable=shutil.which("sleep")) as bystander:
         pid_file.write_text(f"{bystander.pid}\n")
-        with pytest.raises(ConfigurationError, match="is not Nginx's master"):
-            reload_nginx(pid_file)
-        assert bystander.poll() is None
-        bystander.terminate()
+        try:
+            with pytest.raises(ConfigurationError, match="is not Nginx's master"):
+                reload_nginx(pid_file)
+        finally:
+            bystander.terminate()
         assert bystander.wait() == -15

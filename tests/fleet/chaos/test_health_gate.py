@@ -10,6 +10,8 @@ import pytest
 from rerank import RetryPolicy
 
 from deploy.local.certificate import CertificateFiles
+from nginx.render import CONFIGURATION_FILE, UPSTREAM_SERVERS_FILE
+from server.healthgate.nginx import members_text
 from tests.fleet.chaos.fleet import ChaosFleet
 from tests.fleet.chaos.gated import NOT_SERVING, SERVICE, SERVING, Gated
 from tests.fleet.chaos.load import LoadOptions
@@ -25,6 +27,11 @@ REACTION_S = 2.0
 def gated(tmp_path: Path, certificate: CertificateFiles) -> Iterator[Gated]:
     with ExitStack() as stack:
         yield Gated(stack, tmp_path, certificate)
+
+
+def reloads(gated: Gated) -> int:
+    """How often Nginx was told to read its configuration again."""
+    return gated.nginx.log.read_text().count("signal 1 (SIGHUP)")
 
 
 def test_not_serving_leaves_and_returns_within_two_seconds(gated: Gated) -> None:
@@ -68,15 +75,36 @@ def test_when_nobody_looks_alive_everybody_is_in(gated: Gated) -> None:
 
 
 def test_a_gate_that_ends_leaves_the_rotation_as_it_is(gated: Gated) -> None:
-    """Nginx doesn't need the gate to go on, and a new gate does not disturb it."""
+    """Nginx doesn't need the gate to go on, and a new gate changes nothing; it reloads once."""
     gated.servers[2].health.set(SERVICE, NOT_SERVING)
     gated.wait_for_answers_by("server-0", "server-1")
     assert gated.gate.stop() == 0
     assert gated.who_answers() == {"server-0", "server-1"}
-    before = gated.nginx.log.read_text().count("signal 1 (SIGHUP)")
+    before = reloads(gated)
     gated.gate.start()
     wait_until(lambda: gated.says("out") == 2, "the new gate to look around")
-    assert gated.nginx.log.read_text().count("signal 1 (SIGHUP)") == before
+    assert gated.who_answers() == {"server-0", "server-1"}
+    wait_until(lambda: reloads(gated) > before, "the new gate to make up for a reload")
+    assert gated.who_answers() == {"server-0", "server-1"}
+    assert reloads(gated) == before + 1
+
+
+def test_a_reload_that_was_lost_is_made_up_for(gated: Gated) -> None:
+    """By the next gate, when one ends after it wrote the file; after a refusal it tries again."""
+    configuration = gated.nginx.folder / CONFIGURATION_FILE
+    members = gated.nginx.folder / UPSTREAM_SERVERS_FILE
+    good = configuration.read_text()
+    assert gated.gate.stop() == 0
+    gated.servers[0].health.set(SERVICE, NOT_SERVING)
+    out = {server.address: "not serving" if server is gated.servers[0] else "" for server in gated.servers}
+    members.write_text(members_text(out))
+    configuration.write_text(good + "\nno_such_directive;\n")
+    gated.gate.start()
+    refusal = "nginx refuses its configuration and keeps the members it had; trying again"
+    wait_until(lambda: gated.says(refusal), "the gate to notice")
+    assert gated.who_answers() == {"server-0", "server-1", "server-2"}
+    configuration.write_text(good)
+    gated.wait_for_answers_by("server-1", "server-2")
 
 
 def test_a_change_while_nginx_is_down_is_not_forgotten(gated: Gated) -> None:
