@@ -108,14 +108,14 @@ class Settings(BaseSettings):
         "http",
         1000,
         "connections open at once, at most three quarters of the descriptors that the process may open; "
-        "the one that has waited longest for a request makes room for a new one",
+        "the one that has waited longest for a request makes room for a new one, or else the slowest",
         ge=1,
         le=10**6,
     )
     http_head_timeout_s: float = _option(
         "http",
         10,
-        "how long a connection may take to send the path and headers of a request",
+        "how long a connection may take to send the path and headers of a request, TLS' handshake included",
         ge=0.1,
         le=DAY_S,
     )

@@ -153,8 +153,16 @@ def test_score_pairs_texts_one_to_one(server: HttpServerProcess) -> None:
     assert [entry["index"] for entry in pairs["data"]] == [0, 1, 2]
     assert one > 0.9 > 0.1 > two
     assert three > 0.9
-    refused = post(server, "/score", {"text_1": ["a", "b"], "text_2": ["c"]})
-    assert (refused.status, refused.json["error"]["param"]) == (400, "text_1")
+
+
+@pytest.mark.parametrize(("left", "right"), [("text_1", "text_2"), ("queries", "documents")])
+def test_uneven_pairs_are_refused_in_the_callers_words(
+    server: HttpServerProcess, left: str, right: str
+) -> None:
+    """The message names the fields that were sent."""
+    refused = post(server, "/score", {left: ["a", "b"], right: ["c"]})
+    assert (refused.status, refused.json["error"]["param"]) == (400, left)
+    assert f"{left}: has 2 texts for 1 of {right}" in refused.json["message"]
 
 
 def test_nims_logits_are_the_raw_scores(server: HttpServerProcess) -> None:

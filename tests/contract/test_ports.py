@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from deploy.local.certificate import CertificateFiles
+from tests.support.descriptors import held_connections
 from tests.support.ports import free_port, free_ports
 from tests.support.server_process import ServerProcess
 from tests.support.tls_server import TlsServer
@@ -95,7 +96,7 @@ def test_metrics_need_a_key_where_calls_do(tmp_path: Path) -> None:
 def test_silent_clients_do_not_keep_prometheus_out(
     tmp_path: Path, certificate: CertificateFiles, tls: bool
 ) -> None:
-    """A hundred connections that say nothing, or half a request."""
+    """A hundred connections that say nothing, or half a request, of which it holds sixty-four."""
     port = free_port()
     with ExitStack() as stack:
         options = ("--metrics-port", str(port))
@@ -113,6 +114,7 @@ def test_silent_clients_do_not_keep_prometheus_out(
         begun_s = time.monotonic()
         assert client.get(f"{scheme}://localhost:{port}/metrics").status_code == 200
         assert time.monotonic() - begun_s < 5
+        assert held_connections(port) <= 64
 
 
 def test_all_ports_serve_at_once(tmp_path: Path) -> None:
