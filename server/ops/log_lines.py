@@ -36,7 +36,9 @@ class Repetition:
     _begun_s: float = 0.0
     _seen: dict[str, int] = field(default_factory=dict)
     _left_out: dict[str, int] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    # The garbage collector may run a finaliser here that logs, which asks again on the same thread.
+    # What this can do is to miscount by a line.
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def admits(self, kind: str, now_s: float) -> bool:
         """Whether one more line of this kind is to be written; `now_s` is on the monotonic clock."""
@@ -59,12 +61,19 @@ class Repetition:
         return left_out
 
 
+def _described(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # whoever logs a value does not expect what its own code does
+        return f"<{type(value).__name__} without a repr: {type(error).__name__}>"
+
+
 def _bounded(value: object, limit: int) -> object:
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, list | tuple):
         return [_bounded(item, limit // MAX_ITEMS) for item in value[:MAX_ITEMS]]
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _described(value)
     if len(text) <= limit:
         return text
     # Both ends: the first says what it is, and a traceback's last line what happened.

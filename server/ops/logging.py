@@ -22,6 +22,8 @@ STANDARD_ERROR = 2
 FLUSH_TIMEOUT_S = 1.0
 # Enough to tell what is repeated, and little enough to leave out an address or a number at its end.
 KIND_CHARACTERS = 80
+GRPC_LOGGER = "grpc._cython.cygrpc"
+WRITE_FAILED = "ExecuteBatchError raised in core by servicer method"
 
 
 def configure_logging(level: str, log_format: Literal["auto", "console", "json"]) -> None:
@@ -58,6 +60,7 @@ def configure_logging(level: str, log_format: Literal["auto", "console", "json"]
     root.handlers[:] = [_Handler(shared, renderers)]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+    logging.getLogger(GRPC_LOGGER).addFilter(_calm)
     # Libraries talk at INFO about their own affairs (hub requests, connections); warnings still show.
     for name in ("httpx", "httpcore", "urllib3", "sentence_transformers", "transformers", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
@@ -74,6 +77,18 @@ def dropped_log_lines() -> int:
     return sum(handler.writer.dropped for handler in _handlers())
 
 
+def _calm(record: logging.LogRecord) -> bool:
+    """Make no error of a client that hangs up.
+
+    When it cancels while its answer is being written, grpc.aio may see the failed write first
+    and report that as an error, with a traceback; the call's own line says CANCELLED.
+    """
+    if not (isinstance(record.msg, str) and record.msg.startswith(WRITE_FAILED)):
+        return True
+    record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+    return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+
+
 class _Handler(logging.Handler):
     """Hands records to a `LogWriter`; of warnings and errors that repeat, the first few a second."""
 
@@ -85,6 +100,18 @@ class _Handler(logging.Handler):
         self.writer = LogWriter(STANDARD_ERROR, self._render, more=self._left_out, lost=self._lost)
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._emit(record)
+        except Exception as error:  # a log call that is wrong must not fail its caller
+            event: EventDict = {
+                "event": "a log line could not be rendered",
+                "logger": record.name,
+                "error": error,
+                "where": f"{record.pathname}:{record.lineno}",
+            }
+            self.writer.put(self._completed(record.levelname.lower(), event))
+
+    def _emit(self, record: logging.LogRecord) -> None:
         # wrap_for_formatter leaves the finished event here; other loggers leave a text.
         finished: EventDict | None = record.msg if hasattr(record, "_logger") else None  # type: ignore[assignment]
         # Not what is logged in the normal course: whoever counts calls wants every line of them.

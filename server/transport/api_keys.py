@@ -6,6 +6,8 @@ One key a line, `#` begins a comment:
     search    Zr6m8WqXh0uPp2vT9sLk                concurrency=64
     nightly   q8Jx1nB5cYe7RgD3wHf0                concurrency=4 tokens_per_minute=2000000
 
+Keys of one name with the same limits share them: an old key and its successor count together.
+
 The file is read again within a second of a change, on a thread of its own; a file that
 has become unreadable or wrong leaves the keys as they were and says so in the log. Keys
 are kept as SHA-256 digests and never logged. A key is looked up by its digest: how long
@@ -51,7 +53,7 @@ class KeyLimits:
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """One key's holder, and what it uses now."""
+    """Who holds a key, or several of one name, and what it uses now."""
 
     name: str
     limits: KeyLimits
@@ -163,14 +165,15 @@ class ApiKeys:
             lines = read_file(self._path, OPTION, max_bytes=MAX_FILE_BYTES).decode("utf-8").splitlines()
         except UnicodeDecodeError:
             raise ConfigurationError(f"{where}: is not text in UTF-8") from None
-        # A caller that stays with the same limits keeps its count.
-        before = {(caller.name, caller.limits): caller for caller in self._callers.values()}
+        # One holder for all keys of a name and its limits, or a rotation would double what it may use;
+        # a holder that stays keeps its count.
+        holders = {(caller.name, caller.limits): caller for caller in self._callers.values()}
         callers = {}
         for number, line in enumerate(lines, start=1):
             words = line.partition("#")[0].split()
             if words:
                 key, caller = self._parse(words, f"{where}, line {number}")
-                callers[_digest(key)] = before.get((caller.name, caller.limits), caller)
+                callers[_digest(key)] = holders.setdefault((caller.name, caller.limits), caller)
         if not callers:
             raise ConfigurationError(f"{where}: holds no key; write lines of NAME KEY, or drop the option")
         return callers

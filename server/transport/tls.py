@@ -12,7 +12,7 @@ import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from server.config import Settings
@@ -24,9 +24,10 @@ __all__ = ["Identity", "TlsFiles", "configured_tls", "server_credentials"]
 MAX_FILE_BYTES = 1024 * 1024
 WARN_BEFORE_EXPIRY = timedelta(days=14)
 CERTIFICATE, KEY, AUTHORITY = "--tls-certificate", "--tls-key", "--tls-client-authority"
-# OpenSSL knows more than gRPC's library, which would only say that it can't listen.
-_KEYS = (rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey)
-_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+# OpenSSL knows more than gRPC's library, which would only say that it can't listen. Servers of
+# gRPC also take Ed25519 and P-521, but its clients don't: no call would ever come through.
+_KEYS = (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)
+_CURVES = (ec.SECP256R1, ec.SECP384R1)
 
 _log = structlog.get_logger("rerank.tls")
 
@@ -117,7 +118,7 @@ class TlsFiles:
             raise ConfigurationError(
                 f"{KEY} {self.key}: is on {public_key.curve.name}, which gRPC can't use; take RSA or P-256"
             )
-        if public_key != chain[0].public_key():
+        if public_key != _key_of(chain[0], f"{CERTIFICATE} {self.certificate}"):
             raise ConfigurationError(
                 f"{KEY} {self.key}: does not belong to the first certificate of {self.certificate}"
             )
@@ -192,6 +193,13 @@ def _certificates(pem: bytes, where: str) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise ConfigurationError(f"{where}: holds no certificate in PEM, or a broken one") from None
+
+
+def _key_of(certificate: x509.Certificate, where: str) -> PublicKeyTypes:
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigurationError(f"{where}: its key is of a kind that gRPC can't use") from None
 
 
 def _public_key(pem: bytes, where: str) -> PublicKeyTypes:

@@ -87,6 +87,22 @@ def test_certificates_are_renewed_without_a_restart(tmp_path: Path) -> None:
             assert not answers(server.url, old)
 
 
+def test_an_authority_may_have_comments_in_any_language(tmp_path: Path) -> None:
+    """At start and after a renewal; clients without its certificate stay out."""
+    live = make_certificate(tmp_path / "live")
+    root = live.root.read_text()
+    live.root.write_text(f"# Autorité des clients\n{root}", encoding="utf-8")
+    with HttpsServer(tmp_path, live, "--tls-client-authority", str(live.root), client=live) as server:
+        with trusting(root, live) as client:
+            wait_until(lambda: answers(server.url, client), "HTTPS to answer")
+        live.root.write_bytes(f"# Autorité, renouvelée\n{root}".encode("latin-1"))
+        with trusting(root, live) as client:
+            assert answers(server.url, client)
+        with trusting(root) as nobody:
+            assert not answers(server.url, nobody)
+    assert "certificates reloaded" in server.log.read_text()
+
+
 @pytest.mark.parametrize(("name", "status"), [("localhost", 200), ("rerank-server", 503)])
 def test_nginx_and_servers_prove_themselves_to_each_other(
     tmp_path: Path, certificate: CertificateFiles, name: str, status: int

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,6 +26,9 @@ from tests.support.waiting import wait_until
 PIPE_BYTES = 4096
 FLOOD_CALLS = 5_000
 """More log lines than fit into the pipe and the queue before it."""
+HANG_UPS = 10
+BIG_ANSWERS = 8
+PATIENCE_S = 60
 
 
 class PipedServer(ServerProcess):
@@ -57,6 +61,13 @@ class PipedServer(ServerProcess):
         return reading
 
 
+def figure(metrics_port: int, name: str) -> float:
+    """One of the server's metrics."""
+    figures = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", trust_env=False, timeout=10).text
+    (value,) = [float(line.split()[1]) for line in figures.splitlines() if line.startswith(f"{name} ")]
+    return value
+
+
 def flood(stub: rerank_pb2_grpc.RerankServiceStub) -> float:
     """Make many calls, a hundred at a time; returns the longest time between two answers, in seconds."""
     longest_s = 0.0
@@ -78,13 +89,7 @@ def test_a_log_that_nobody_reads_stops_nobody(tmp_path: Path) -> None:
         with grpc.insecure_channel(server.address) as channel:
             assert flood(rerank_pb2_grpc.RerankServiceStub(channel)) < 5
         assert server.health() == 1
-        figures = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", trust_env=False, timeout=10).text
-        (dropped,) = [
-            float(line.split()[1])
-            for line in figures.splitlines()
-            if line.startswith("rerank_log_lines_dropped_total")
-        ]
-        assert dropped > 0
+        assert figure(metrics_port, "rerank_log_lines_dropped_total") > 0
         reading = server.read_log()
         wait_until(lambda: "log lines dropped" in server.log.read_text(), "the log to say it")
         assert server.stop() == 0
@@ -162,3 +167,65 @@ def test_an_error_that_repeats_does_not_flood_the_log() -> None:
     left_out = [line for line in lines if line["event"] == "repeated lines left out"]
     assert sum(line["lines"] for line in left_out) + repeated == 50_000
     assert "socket.accept" in left_out[0]["said"]
+
+
+def hang_up_on_answers(address: str, answered: Callable[[], bool]) -> None:
+    """Ask for more than fits into a connection, take nothing of it, and cancel while it is written."""
+
+    def queries() -> Iterator[rerank_pb2.RerankStreamRequest]:
+        for number in range(BIG_ANSWERS):
+            documents = [f"{number} {place} {'x' * 300_000}" for place in range(3)]
+            request = rerank_pb2.RerankRequest(query="q", documents=documents, return_documents=True)
+            yield rerank_pb2.RerankStreamRequest(id=str(number), request=request)
+        asked.wait(PATIENCE_S)
+
+    asked = threading.Event()
+    with grpc.insecure_channel(address) as channel:
+        call = rerank_pb2_grpc.RerankServiceStub(channel).RerankStream(queries(), timeout=PATIENCE_S)
+        wait_until(answered, "the answers")
+        call.cancel()
+        asked.set()
+
+
+def test_a_client_that_hangs_up_on_an_answer_is_no_error(tmp_path: Path) -> None:
+    """Its call's line says CANCELLED, and there is no traceback."""
+    metrics_port = free_port()
+
+    def pairs() -> float:
+        return figure(metrics_port, "rerank_computed_pairs_total")
+
+    options = ("--metrics-port", str(metrics_port), "--pair-cache-mib", "0")
+    with ServerProcess(tmp_path, *options) as server:
+        # gRPC reports it once in two or three times.
+        for _ in range(HANG_UPS):
+            before = pairs()
+            hang_up_on_answers(server.address, lambda before=before: pairs() == before + 3 * BIG_ANSWERS)  # type: ignore[misc]
+        wait_until(lambda: server.log.read_text().count("CANCELLED") == HANG_UPS, "the calls in the log")
+    assert "Traceback" not in server.log.read_text()
+    assert '"level": "error"' not in server.log.read_text()
+
+
+WRONG_CALLS = """
+import logging
+from server.ops.logging import configure_logging, flush_logs
+configure_logging("info", "json")
+logging.getLogger("library").warning("%d documents", "x")
+logging.getLogger("library").info("%s and %s", "one")
+logging.getLogger("library").info("afterwards")
+flush_logs()
+"""
+
+
+def test_a_wrong_log_call_fails_nobody() -> None:
+    """It becomes a line that says where it is, and its caller goes on."""
+    done = subprocess.run(
+        [sys.executable, "-c", WRONG_CALLS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, third = (json.loads(line) for line in done.stderr.splitlines())
+    for line, level in ((first, "warning"), (second, "info")):
+        assert line["event"] == "a log line could not be rendered"
+        assert (line["logger"], line["level"]) == ("library", level)
+        assert "TypeError" in line["error"]
+        assert line["where"].startswith("<string>:")
+    assert third["event"] == "afterwards"

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,3 +65,31 @@ def test_lines_that_all_differ_are_bounded_together() -> None:
     through = sum(repetition.admits(f"line {number}", 100.0) for number in range(100_000))
     assert through <= MAX_KINDS + LINES_PER_WINDOW
     assert len(repetition.take_left_out()) <= MAX_KINDS + 1
+
+
+@pytest.mark.timeout(20)
+def test_a_finaliser_may_log_while_a_line_is_counted() -> None:
+    """The garbage collector runs it on the same thread, anywhere: it is counted and nobody waits for ever."""
+    repetition = Repetition()
+    logged: list[bool] = []
+
+    class Collecting(str):
+        """A kind whose look-up runs such a finaliser."""
+
+        def __hash__(self) -> int:
+            logged.append(repetition.admits("of a finaliser", 100.0))
+            return hash(str(self))
+
+    assert repetition.admits(Collecting("of the caller"), 100.0)
+    assert all(logged)
+    assert sum(repetition.admits("of the caller", 100.0) for _ in range(100)) == LINES_PER_WINDOW - 1
+
+
+def test_a_value_that_can_not_be_described_is_named_by_its_type() -> None:
+    """Its own code fails, and not whoever logs it."""
+
+    class Broken:
+        def __repr__(self) -> str:
+            raise AttributeError("half made")
+
+    assert bounded(value=[Broken(), 1])["value"] == ["<Broken without a repr: AttributeError>", 1]

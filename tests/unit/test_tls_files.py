@@ -1,18 +1,25 @@
 """The server's own certificate: what is refused, what is said, and what a renewal may change."""
 
 import os
+import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
 from deploy.local import certificate as making
 from deploy.local.certificate import CertificateFiles, make_certificate
 from server.errors import ConfigurationError
-from server.transport.tls import TlsFiles
+from server.transport.tls import TlsFiles, server_credentials
 
 EXPIRED_DAYS = -0.01
 """Valid since an hour ago, until a quarter of an hour ago."""
@@ -62,9 +69,9 @@ def huge(path: Path) -> None:
     os.truncate(path, 10_000_000_000)
 
 
-def another_curve(path: Path) -> None:
+def write_key(path: Path, key: CertificateIssuerPrivateKeyTypes) -> None:
     path.write_bytes(
-        ec.generate_private_key(ec.SECP256K1()).private_bytes(
+        key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
@@ -72,12 +79,40 @@ def another_curve(path: Path) -> None:
     )
 
 
+def unknown_key(path: Path) -> None:
+    """Name a curve that does not exist instead of P-256."""
+    p_256, none = (bytes.fromhex(f"06082a8648ce3d0301{last}") for last in ("07", "63"))
+    found = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(serialization.Encoding.DER)
+    assert p_256 in found
+    path.write_text(ssl.DER_cert_to_PEM_cert(found.replace(p_256, none)))
+
+
+def self_signed(folder: Path, key: CertificateIssuerPrivateKeyTypes) -> CertificateFiles:
+    now = datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    )
+    files = CertificateFiles(folder / "server.crt", folder / "server.crt", folder / "server.key")
+    files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    write_key(files.key, key)
+    return files
+
+
 WRONG: list[tuple[str, Callable[[Path], object], str]] = [
     ("certificate", lambda path: path.write_text("not PEM"), "holds no certificate in PEM"),
     ("certificate", lambda path: path.write_text(""), "is empty"),
     ("key", lambda path: path.write_text("not PEM"), "holds no private key in PEM"),
     ("key", lambda path: path.write_text(""), "is empty"),
-    ("key", another_curve, "is on secp256k1"),
+    ("key", lambda path: write_key(path, ec.generate_private_key(ec.SECP256K1())), "is on secp256k1"),
+    ("key", lambda path: write_key(path, ec.generate_private_key(ec.SECP521R1())), "is on secp521r1"),
+    ("key", lambda path: write_key(path, ed25519.Ed25519PrivateKey.generate()), "that gRPC can't use"),
+    ("certificate", unknown_key, "its key is of a kind that gRPC can't use"),
     ("key", encrypt, "is encrypted with a password"),
     ("root", lambda path: path.write_text("not PEM"), "holds no certificate in PEM"),
     ("certificate", a_pipe, "is not a regular file"),
@@ -102,6 +137,36 @@ def test_a_wrong_file_is_named_with_what_is_wrong(
         tls_files(files)
     assert str(refused.value).startswith(f"{OPTIONS[which]} {path}: ")
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        lambda: rsa.generate_private_key(65537, 2048),
+        lambda: ec.generate_private_key(ec.SECP256R1()),
+        lambda: ec.generate_private_key(ec.SECP384R1()),
+        lambda: ec.generate_private_key(ec.SECP521R1()),
+        ed25519.Ed25519PrivateKey.generate,
+    ],
+    ids=["rsa", "p-256", "p-384", "p-521", "ed25519"],
+)
+def test_a_key_that_is_accepted_lets_clients_connect(
+    tmp_path: Path, key: Callable[[], CertificateIssuerPrivateKeyTypes]
+) -> None:
+    """Clients of gRPC, which know fewer kinds than its servers; the others are refused at start."""
+    files = self_signed(tmp_path, key())
+    try:
+        credentials = server_credentials(tls_files(files, authority=False))
+    except ConfigurationError as error:
+        assert "take RSA or P-256" in str(error)
+        return
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_secure_port("localhost:0", credentials)
+    server.start()
+    trusting = grpc.ssl_channel_credentials(files.root.read_bytes())
+    with grpc.secure_channel(f"localhost:{port}", trusting) as channel:
+        grpc.channel_ready_future(channel).result(timeout=10)
+    server.stop(None)
 
 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ class _Renewing:
             try:
                 self._latest = _context(self._files, identity)
                 self._given = identity
-            except OSError as error:
-                # Python takes a certificate only by its path, and it has just changed once more:
-                # the next connection tries again.
+            except (OSError, TypeError, ValueError) as error:
+                # Whatever left here would end the handshake. Python takes a certificate only by its
+                # path, and it has just changed once more: the next connection tries again.
                 _log.warning("HTTP keeps its certificate for one more connection", error=str(error))
         connection.context = self._latest
 
@@ -50,6 +50,7 @@ def _context(files: TlsFiles, identity: Identity) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(files.certificate, files.key)
     if identity.client_authority is not None:
-        context.load_verify_locations(cadata=identity.client_authority.decode("latin-1"))
+        # Python wants ASCII, and comments between the certificates may be in any language.
+        context.load_verify_locations(cadata=identity.client_authority.decode("ascii", "ignore"))
         context.verify_mode = ssl.CERT_REQUIRED
     return context
