@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from typing import Any
 
 import grpc
 import pytest
@@ -103,7 +104,7 @@ def test_every_reason_of_the_server_is_known() -> None:
     errors = pytest.importorskip("server.errors")
     from rerank._translate import KIND_OF_REASON
 
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    kinds: list[Any] = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     reasons = {kind.reason for kind in kinds if issubclass(kind, errors.RerankError)}
     assert reasons - {"INTERNAL"} == set(KIND_OF_REASON)
 
