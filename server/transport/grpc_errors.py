@@ -57,6 +57,8 @@ _CODES: tuple[tuple[type[RerankError], grpc.StatusCode], ...] = (
 # Clients accept 8 KB of trailers and proxies less: a message may quote the request only in part.
 MAX_MESSAGE_CHARACTERS = 400
 
+# With 0 a client of grpcio 1.85 waits for its deadline instead (https://github.com/grpc/grpc/issues/41036).
+MIN_PUSHBACK_MS = 10
 # Of the requests that were on a device when it died, one may be to blame. They are asked to
 # come back at different times, so that it meets the others no more.
 SUSPECTS_SPREAD_MS = 1000
@@ -116,7 +118,8 @@ def rpc_status(
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, Overloaded):
         details.append(error_details_pb2.RetryInfo(retry_delay=_retry_after(error)))
-        trailing.append(("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000))))
+        pushback_ms = max(MIN_PUSHBACK_MS, round(error.retry_after_s * 1000))
+        trailing.append(("grpc-retry-pushback-ms", str(pushback_ms)))
     if isinstance(error, DeviceDied):
         trailing.append(("grpc-retry-pushback-ms", _suspects_pushback(dict(invocation or ()))))
     status = status_pb2.Status(
@@ -147,7 +150,7 @@ def _suspects_pushback(invocation: dict[str, str | bytes]) -> str:
     """One more server may be asked, by gRPC itself unless the client counts its attempts."""
     if "grpc-previous-rpc-attempts" in invocation or "rerank-attempt" in invocation:
         return NO_RETRY
-    return str(random.randint(0, SUSPECTS_SPREAD_MS))
+    return str(random.randint(MIN_PUSHBACK_MS, SUSPECTS_SPREAD_MS))
 
 
 def _packed(detail: message.Message) -> any_pb2.Any:

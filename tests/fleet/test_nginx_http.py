@@ -124,7 +124,6 @@ def test_compressed_bodies_count_as_large(
         return 200, b"ok"
 
     body = gzip.compress(b"x" * 10_000)
-    coded = {"content-encoding": "gzip"}
     server = StandIn(hold)
     with (
         http_door(tmp_path, certificate, [server], MAX_LARGE_BODIES_PER_CLIENT="2") as door,
@@ -133,18 +132,19 @@ def test_compressed_bodies_count_as_large(
         stack.callback(release.set)
         for _ in range(2):
             held = stack.enter_context(socket.create_connection(("127.0.0.1", door.plain_port), timeout=20))
-            head = f"POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-encoding: gzip\r\ncontent-length: {len(body)}"
-            held.sendall(head.encode() + b"\r\n\r\n" + body)
+            coding = "host: a\r\ncontent-encoding: gzip"
+            head = f"POST /rerank HTTP/1.1\r\n{coding}\r\ncontent-length: {len(body)}\r\n\r\n"
+            held.sendall(head.encode() + body)
         wait_until(lambda: len(server.seen) == 2, "two requests to be held")
-        for coding in (coded, {"content-encoding": "gzip|"}, {"content-encoding": "|1|"}):
-            answer = client.post(door.url + "/rerank", content=body, headers=coding)
-            assert answer.status_code == 429, coding
+        for name in ("gzip", "gzip|", "|1|"):
+            answer = client.post(door.url + "/rerank", content=body, headers={"content-encoding": name})
+            assert answer.status_code == 429, name
             assert "or compressed" in answer.json()["message"]
         release.set()
         assert client.post(door.url + "/rerank", content=b"{}").status_code == 200
 
 
-def over_http2(door: HttpDoor, method: str, path: str, stream: int, flags: int, *more: bytes) -> bytes:
+def over_http2(method: str, path: str, stream: int, flags: int, *more: bytes) -> bytes:
     """A request whose length isn't announced, as frames."""
     named = {":method": method, ":scheme": "http", ":path": path, ":authority": "a"}
     block = header_block([(name.encode(), value.encode()) for name, value in named.items()])
@@ -169,12 +169,12 @@ def test_requests_without_a_body_are_not_large_over_http2(
     ):
         connection.sendall(PREFACE + settings())
         for number, method in enumerate(methods):
-            connection.sendall(over_http2(door, method, f"/{number}", 2 * number + 1, END_STREAM))
+            connection.sendall(over_http2(method, f"/{number}", 2 * number + 1, END_STREAM))
         wait_until(lambda: len(server.seen) == len(methods) or door.calls(), "all requests to be let in")
         assert door.calls() == []
         stream = 2 * len(methods) + 1
         body = frame(DATA, END_STREAM, stream, b"x" * 2000)
-        connection.sendall(over_http2(door, "GET", "/body", stream, 0, body))
+        connection.sendall(over_http2("GET", "/body", stream, 0, body))
         entry = wait_until(lambda: door.calls("/body"), "the body to be refused")[0]
         assert entry["http_status"] == "413"
         release.set()
@@ -211,4 +211,4 @@ def test_a_body_that_does_not_arrive_is_given_up_soon(
         socket.create_connection(("127.0.0.1", door.plain_port), timeout=10) as connection,
     ):
         connection.sendall(f"GET {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nx".encode())
-        assert connection.recv(64) == b""
+        assert connection.recv(64) == b"", "Nginx hangs up"

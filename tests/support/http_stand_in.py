@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
         head = f"HTTP/1.1 {status} x\r\ncontent-length: {len(body)}\r\n\r\n"
         self.wfile.write(head.encode() + (b"" if self.command == "HEAD" else body))
 
-    do_POST = do_HEAD = do_OPTIONS = do_DELETE = do_GET
+    do_POST = do_HEAD = do_OPTIONS = do_DELETE = do_GET  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         """Nobody listens."""

@@ -2,8 +2,8 @@
 
 import pytest
 
-from server.errors import DeviceDied, NotReady, RerankError
-from server.transport.grpc_errors import SUSPECTS_SPREAD_MS, Metadata, rpc_status
+from server.errors import DeviceDied, NotReady, Overloaded, RerankError
+from server.transport.grpc_errors import MIN_PUSHBACK_MS, SUSPECTS_SPREAD_MS, Metadata, rpc_status
 
 
 def pushback_ms(error: RerankError, *invocation: tuple[str, str | bytes]) -> int | None:
@@ -17,7 +17,7 @@ def test_requests_of_a_lost_device_come_back_at_different_times() -> None:
     """gRPC may ask one more server, but not at the moment when all others of the batch do."""
     delays = {pushback_ms(DeviceDied("lost")) for _ in range(50)}
     assert len(delays) > 10
-    assert all(delay is not None and 0 <= delay <= SUSPECTS_SPREAD_MS for delay in delays)
+    assert all(delay is not None and MIN_PUSHBACK_MS <= delay <= SUSPECTS_SPREAD_MS for delay in delays)
 
 
 @pytest.mark.parametrize("header", [("grpc-previous-rpc-attempts", "1"), ("rerank-attempt", "0")])
@@ -29,3 +29,8 @@ def test_grpc_asks_no_third_server(header: tuple[str, str]) -> None:
 def test_other_unavailability_is_retried_as_the_client_likes() -> None:
     """A server that is not ready says nothing about the pace."""
     assert pushback_ms(NotReady("starting"), ("grpc-previous-rpc-attempts", "1")) is None
+
+
+def test_no_pushback_is_zero() -> None:
+    """Clients of grpcio 1.85 would wait for their deadline."""
+    assert pushback_ms(Overloaded("full", retry_after_s=0.0001)) == MIN_PUSHBACK_MS
