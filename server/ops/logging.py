@@ -81,7 +81,7 @@ def _calm(record: logging.LogRecord) -> bool:
     """Make no error of a client that hangs up.
 
     When it cancels while its answer is being written, grpc.aio may see the failed write first
-    and report that as an error, with a traceback; the call's own line says CANCELLED.
+    and report that as an error, with a traceback; the call has a line of its own.
     """
     if not (isinstance(record.msg, str) and record.msg.startswith(WRITE_FAILED)):
         return True

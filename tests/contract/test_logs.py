@@ -27,7 +27,7 @@ PIPE_BYTES = 4096
 FLOOD_CALLS = 5_000
 """More log lines than fit into the pipe and the queue before it."""
 HANG_UPS = 10
-BIG_ANSWERS = 8
+BIG_ANSWERS, DOCUMENTS = 8, 3
 PATIENCE_S = 60
 
 
@@ -174,7 +174,7 @@ def hang_up_on_answers(address: str, answered: Callable[[], bool]) -> None:
 
     def queries() -> Iterator[rerank_pb2.RerankStreamRequest]:
         for number in range(BIG_ANSWERS):
-            documents = [f"{number} {place} {'x' * 300_000}" for place in range(3)]
+            documents = [f"{number} {place} {'x' * 300_000}" for place in range(DOCUMENTS)]
             request = rerank_pb2.RerankRequest(query="q", documents=documents, return_documents=True)
             yield rerank_pb2.RerankStreamRequest(id=str(number), request=request)
         asked.wait(PATIENCE_S)
@@ -188,7 +188,7 @@ def hang_up_on_answers(address: str, answered: Callable[[], bool]) -> None:
 
 
 def test_a_client_that_hangs_up_on_an_answer_is_no_error(tmp_path: Path) -> None:
-    """Its call's line says CANCELLED, and there is no traceback."""
+    """Its call has a line like any other, and there is no traceback."""
     metrics_port = free_port()
 
     def pairs() -> float:
@@ -196,11 +196,13 @@ def test_a_client_that_hangs_up_on_an_answer_is_no_error(tmp_path: Path) -> None
 
     options = ("--metrics-port", str(metrics_port), "--pair-cache-mib", "0")
     with ServerProcess(tmp_path, *options) as server:
-        # gRPC reports it once in two or three times.
         for _ in range(HANG_UPS):
-            before = pairs()
-            hang_up_on_answers(server.address, lambda before=before: pairs() == before + 3 * BIG_ANSWERS)  # type: ignore[misc]
-        wait_until(lambda: server.log.read_text().count("CANCELLED") == HANG_UPS, "the calls in the log")
+            most = pairs() + BIG_ANSWERS * DOCUMENTS
+            hang_up_on_answers(server.address, lambda most=most: pairs() >= most)  # type: ignore[misc]
+        # Most of them CANCELLED; a call whose last answer was just written is OK.
+        said = '"method": "RerankStream"'
+        wait_until(lambda: server.log.read_text().count(said) == HANG_UPS, "the calls in the log")
+    assert "CANCELLED" in server.log.read_text()
     assert "Traceback" not in server.log.read_text()
     assert '"level": "error"' not in server.log.read_text()
 
