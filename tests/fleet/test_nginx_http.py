@@ -190,12 +190,11 @@ def test_a_large_body_counts_whatever_the_method(
         http_door(tmp_path, certificate, [StandIn()], MAX_LARGE_BODIES_PER_CLIENT="1") as door,
         socket.create_connection(("127.0.0.1", door.plain_port), timeout=20) as holder,
     ):
-        holder.sendall(b"GET /held HTTP/1.1\r\nhost: a\r\ncontent-length: 2000000\r\n\r\nx")
+        length = b"content-length: 2000000\r\nexpect: 100-continue"
+        holder.sendall(b"GET /held HTTP/1.1\r\nhost: a\r\n" + length + b"\r\n\r\n")
+        assert b"100 Continue" in holder.recv(64), "it is counted before"
         large = b"x" * 2_000_000
-        wait_until(
-            lambda: client.request("GET", door.url, content=large).status_code == 429,
-            "the large body to be counted",
-        )
+        assert client.request("GET", door.url, content=large).status_code == 429
         chunked = client.request("GET", door.url, content=(large for _ in range(1)))
         assert chunked.status_code == 413
         assert client.get(door.url).status_code == 200

@@ -78,7 +78,7 @@ def test_watches_take_no_place_from_calls_nor_from_other_clients(
 @contextmanager
 def unfinished_bodies(door: FrontDoor, count: int, header: str) -> Iterator[list[socket.socket]]:
     """Requests over HTTP whose bodies have begun and go no further."""
-    head = f"POST /rerank HTTP/1.1\r\nhost: localhost\r\n{header}\r\n\r\n5\r\nhello"
+    head = f"POST /rerank HTTP/1.1\r\nhost: localhost\r\n{header}\r\nexpect: 100-continue\r\n\r\n"
     with ExitStack() as stack:
         connections = [
             stack.enter_context(socket.create_connection(("127.0.0.1", door.plain_port), timeout=10))
@@ -86,6 +86,9 @@ def unfinished_bodies(door: FrontDoor, count: int, header: str) -> Iterator[list
         ]
         for connection in connections:
             connection.sendall(head.encode())
+            # Nginx asks for a body once it has counted the request.
+            assert b"100 Continue" in connection.recv(64)
+            connection.sendall(b"5\r\nhello")
         yield connections
 
 
